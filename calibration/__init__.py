@@ -1,0 +1,1 @@
+"""Data to activations to statistics; never changes the user's model."""
