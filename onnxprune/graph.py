@@ -1,0 +1,50 @@
+"""Small helpers on the in-memory graph: look up by name, read constants, add and replace them."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+Array = npt.NDArray[Any]
+
+
+def values_by_name(model: ir.Model) -> dict[str, ir.Value]:
+    """Every value of the main graph."""
+    return dict(ir.convenience.create_value_mapping(model.graph, include_subgraphs=False))
+
+
+def nodes_by_name(model: ir.Model) -> dict[str, ir.Node]:
+    """Every node of the main graph; names are unique after the pre-pass."""
+    return {node.name or "": node for node in model.graph}
+
+
+def array_of(value: ir.Value) -> Array:
+    """The contents of a constant."""
+    assert value.const_value is not None
+    return value.const_value.numpy()
+
+
+def replace_constant(value: ir.Value, array: Array) -> None:
+    """Give a constant new contents, in its own dtype and under its own name."""
+    assert value.const_value is not None
+    dtype = value.const_value.dtype
+    value.const_value = ir.tensor(np.ascontiguousarray(array, dtype.numpy()), dtype=dtype, name=value.name)
+    value.shape = ir.Shape(array.shape)
+
+
+def add_constant(graph: ir.Graph, name: str, array: Array, dtype: ir.DataType | None = None) -> ir.Value:
+    """Register a new initializer under `name`, made unique."""
+    taken, unique = set(graph.initializers) | {value.name for node in graph for value in node.outputs}, name
+    while unique in taken:
+        unique += "_"
+    tensor = ir.tensor(np.ascontiguousarray(array), dtype=dtype, name=unique)
+    value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def sole_reader(value: ir.Value) -> ir.Node | None:
+    """The one node that reads a value; None where there are more or none, or where it is an output of the graph."""
+    uses = list(value.uses())
+    return uses[0][0] if len(uses) == 1 and not value.is_graph_output() else None

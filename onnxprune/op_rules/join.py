@@ -1,0 +1,160 @@
+"""Rules of the operators that cut and join along an axis: Concat, Split, Slice, Pad, Resize."""
+
+from itertools import pairwise
+
+import numpy as np
+
+from onnxprune.labels import WHOLE, Atoms, Label, Labels, apart_from, on, touching
+from onnxprune.op_rules.facts import Facts, Fixed, Out, Param, Size, Tie
+from onnxprune.op_rules.registry import Op, any_label, fix, follows, rule
+
+
+@rule("Concat")
+def concat(op: Op) -> Facts:
+    """Atoms follow each other along the axis; along the other axes all inputs go together."""
+    axis = op.attr("axis", 0) % len(op.out_shape())
+    indices = [i for i in range(len(op.node.inputs)) if op.has(i)]
+    joined = np.concatenate([op.atoms(axis, i) for i in indices])
+    for index in indices:
+        straddling = tuple(x for x in touching(op.labels(index), [axis]) if len(x.axes) > 1)
+        yield from fix(straddling, "Concat joins channels that are split over axes")
+    across: dict[tuple[int, ...], Label] = {}
+    for index in indices:
+        for label in apart_from(op.labels(index), [axis]):
+            across.setdefault(label.axes, label)
+    for label in across.values():
+        yield from _tied_across(op, indices, label)
+    yield Out(0, (*on(axis, joined), *across.values()))
+
+
+def _tied_across(op: Op, indices: list[int], label: Label) -> Facts:
+    for index in indices:
+        mine = [x for x in op.labels(index) if x.axes == label.axes]
+        if op.constant(index):
+            yield Param(index, label)
+        elif mine:
+            yield Tie(mine[0].atoms, label.atoms)
+        else:
+            yield Fixed(label.atoms, f"Concat joins it with {op.input(index).name!r}, which has no prunable channels")
+
+
+@rule("Split")
+def split(op: Op) -> Facts:
+    """Each output takes its piece of the atoms, and the sizes follow."""
+    axis = op.attr("axis", 0) % len(op.shape())
+    yield from fix(tuple(x for x in touching(op.labels(), [axis]) if len(x.axes) > 1), "Split cuts channels split over axes")
+    others = apart_from(op.labels(), [axis])
+    sizes = tuple(op.out_shape(i)[axis] for i in range(len(op.node.outputs)))
+    bounds = np.cumsum((0, *sizes))
+    pieces = [op.atoms(axis)[a:b] for a, b in pairwise(bounds)]
+    for index, piece in enumerate(pieces):
+        yield Out(index, (*on(axis, piece), *others))
+        if np.any(piece != WHOLE):
+            yield from _split_size(op, index, Label((axis,), piece), sizes)
+
+
+def _split_size(op: Op, element: int, label: Label, sizes: tuple[int, ...]) -> Facts:
+    if op.has(1):
+        yield from follows(op, 1, element, label)
+    else:
+        yield Size(op.node, 1 if op.opset >= 13 else "split", element, label, 0, sizes)
+
+
+@rule("Slice")
+def slice_(op: Op) -> Facts:
+    """Atoms are cut like the positions; the bounds move down by what goes below them."""
+    bounds = _bounds(op)
+    if bounds is None:
+        yield from fix(op.labels(), "Slice's bounds are computed at run time")
+        return
+    labels: list[Label] = []
+    for label in op.labels():
+        cut = [(element, bound) for element, bound in enumerate(bounds) if bound[0] in label.axes]
+        if not cut:
+            labels.append(label)
+        elif len(label.axes) > 1 or cut[0][1][3] != 1:
+            yield Fixed(label.atoms, "Slice takes every n-th of its positions, or cuts channels split over axes")
+        else:
+            yield from _moved_bounds(op, cut[0][0], label)
+            axis, start, end, _ = cut[0][1]
+            labels += on(axis, label.atoms[slice(start, end)])
+    yield Out(0, tuple(labels))
+
+
+Bound = tuple[int, int, int, int]
+
+
+def _bounds(op: Op) -> list[Bound] | None:
+    """(axis, start, end, step) of each sliced axis; None where they are not known."""
+    rank = len(op.shape())
+    if op.has(1):
+        starts, ends = op.ints(1), op.ints(2)
+        axes, steps = (op.ints(i) if op.has(i) else None for i in (3, 4))
+        if (op.has(3) and axes is None) or (op.has(4) and steps is None):
+            return None
+    else:
+        starts, ends = np.asarray(op.attr("starts")), np.asarray(op.attr("ends"))
+        axes, steps = op.attr("axes"), None
+    if starts is None or ends is None:
+        return None
+    axes = range(len(starts)) if axes is None else axes
+    steps = [1] * len(starts) if steps is None else steps
+    return [(int(a) % rank, int(s), int(e), int(t)) for a, s, e, t in zip(axes, starts, ends, steps, strict=True)]
+
+
+def _moved_bounds(op: Op, element: int, label: Label) -> Facts:
+    """A bound counts positions from one end: its new value counts those that stay."""
+    width = label.atoms.size
+    for index, name in ((1, "starts"), (2, "ends")):
+        numbers = op.ints(index) if op.has(1) else np.asarray(op.attr(name))
+        assert numbers is not None
+        bound = int(numbers[element])
+        if bound == 0 or not -width < bound < width:
+            continue  # a bound at or past an end stays there
+        if bound < 0:
+            yield Fixed(label.atoms, "Slice counts a bound from the end")
+        elif op.has(1):
+            yield from follows(op, index, element, Label(label.axes, label.atoms[:bound]))
+        else:
+            yield Size(op.node, name, element, Label(label.axes, label.atoms[:bound]))
+
+
+@rule("Pad")
+def pad(op: Op) -> Facts:
+    """Padding along a channel axis adds positions that never go."""
+    pads = np.asarray(op.attr("pads")) if op.attr("pads") is not None else op.ints(1)
+    if pads is None or (op.has(3) and op.ints(3) is None):
+        yield from fix(op.labels(), "Pad's widths are computed at run time")
+        return
+    rank = len(op.shape())
+    axes = [int(a) % rank for a in op.ints(3)] if op.has(3) else list(range(rank))  # type: ignore[union-attr]
+    amount = {axis: (int(pads[i]), int(pads[i + len(axes)])) for i, axis in enumerate(axes)}
+    labels: list[Label] = []
+    for label in op.labels():
+        touched = [axis for axis in label.axes if amount.get(axis, (0, 0)) != (0, 0)]
+        if not touched:
+            labels.append(label)
+        elif len(label.axes) > 1 or min(amount[touched[0]]) < 0 or op.attr("mode", "constant") != "constant":
+            yield Fixed(label.atoms, "Pad repeats or cuts its positions")
+        else:
+            labels += on(touched[0], _padded(label.atoms, *amount[touched[0]]))
+    yield Out(0, tuple(labels))
+
+
+def _padded(atoms: Atoms, before: int, after: int) -> Atoms:
+    return np.pad(atoms, (before, after), constant_values=WHOLE)
+
+
+@rule("Resize", "Upsample")
+def resize(op: Op) -> Facts:
+    """Axes that keep their size pass; the channel size among the target sizes is rewritten."""
+    changed = [axis for axis, (a, b) in enumerate(zip(op.shape(), op.out_shape(), strict=True)) if a != b]
+    yield from fix(touching(op.labels(), changed), f"{op.node.op_type} interpolates along its axis")
+    labels: Labels = apart_from(op.labels(), changed)
+    axes = [int(a) for a in op.attr("axes") or range(len(op.shape()))]
+    if op.has(3) and any_label(labels):
+        for label in labels:
+            for position, axis in enumerate(label.axes):
+                if axis in axes:
+                    yield from follows(op, 3, axes.index(axis), label, position)
+    yield Out(0, labels)

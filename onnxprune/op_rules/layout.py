@@ -1,0 +1,84 @@
+"""Rules of the operators that rename axes: Reshape, Flatten, Squeeze, Unsqueeze, Transpose, Expand, Tile."""
+
+import numpy as np
+
+from onnxprune.labels import Label, Labels, apart_from, on, reshaped, touching, transposed
+from onnxprune.op_rules.facts import Facts, Out
+from onnxprune.op_rules.registry import Op, fix, follows, rule
+
+
+def _carried(op: Op) -> tuple[Labels, Labels]:
+    return reshaped(op.labels(), op.shape(), op.out_shape())
+
+
+@rule("Flatten", "Squeeze", "Unsqueeze")
+def rename(op: Op) -> Facts:
+    """A row-major reshape whose sizes follow by themselves."""
+    labels, lost = _carried(op)
+    yield from fix(lost, f"{op.node.op_type} merges two channel axes into one")
+    yield Out(0, labels)
+
+
+@rule("Reshape")
+def reshape(op: Op) -> Facts:
+    """A row-major reshape; a target size that holds channels is rewritten, 0 and -1 follow by themselves."""
+    labels, lost = _carried(op)
+    yield from fix(lost, "Reshape merges two channel axes into one")
+    for label in labels:
+        for position, axis in enumerate(label.axes):
+            yield from follows(op, 1, axis, label, position)
+    yield Out(0, labels)
+
+
+@rule("Transpose")
+def transpose(op: Op) -> Facts:
+    """Axes change places."""
+    perm = op.attr("perm") or list(range(len(op.shape())))[::-1]
+    yield Out(0, transposed(op.labels(), [int(axis) for axis in perm]))
+
+
+@rule("Expand")
+def expand(op: Op) -> Facts:
+    """Axes of size one are repeated; the others pass, and a size that holds channels is rewritten."""
+    shift = len(op.out_shape()) - len(op.shape())
+    skipped = len(op.out_shape()) - (op.trace.shape(op.input(1))[0])
+    labels = tuple(label.moved(shift) for label in op.labels())
+    widened = tuple(x for x in labels if any(op.out_shape()[a] != op.shape()[a - shift] for a in x.axes))
+    yield from fix(widened, "Expand repeats its single position")
+    kept = tuple(label for label in labels if label not in widened)
+    for label in kept:
+        for position, axis in enumerate(label.axes):
+            if axis >= skipped:
+                yield from follows(op, 1, axis - skipped, label, position)
+    yield Out(0, kept)
+
+
+@rule("Tile")
+def tile(op: Op) -> Facts:
+    """A repeated axis carries its atoms again and again."""
+    repeats = op.ints(1)
+    if repeats is None:
+        yield from fix(op.labels(), "Tile's repeats are computed at run time")
+        return
+    single = tuple(label for label in op.labels() if len(label.axes) == 1)
+    yield from fix(tuple(x for x in op.labels() if x not in single), "Tile repeats channels that are split over axes")
+    yield Out(0, tuple(Label(x.axes, np.tile(x.atoms, int(repeats[x.axes[0]]))) for x in single))
+
+
+@rule("Gather")
+def gather(op: Op) -> Facts:
+    """Other axes than the gathered one pass, moved by the rank of the indices."""
+    if op.constant(0):
+        return
+    axis, rank = op.attr("axis", 0) % len(op.shape()), len(op.shape(1))
+    yield from fix(touching(op.labels(), [axis]), "Gather picks positions along it")
+    others = apart_from(op.labels(), [axis])
+    straddling = tuple(x for x in others if x.axes[0] < axis < x.axes[-1])
+    yield from fix(straddling, "Gather picks between the axes that its channels are split over")
+    yield Out(0, tuple(x if x.axes[-1] < axis else x.moved(rank - 1) for x in others if x not in straddling))
+
+
+@rule("Shape", "Size", "ConstantOfShape", "Range", "NonZero")
+def channel_free(op: Op) -> Facts:
+    """Sizes are read, not channels: they follow the pruned tensor by themselves."""
+    yield Out(0, on(0, np.empty(0, np.int64)))

@@ -1,0 +1,65 @@
+"""Rules of the operators that gather values along axes: pooling, reductions, softmax, normalisation."""
+
+from onnxprune.labels import Labels, apart_from, on, reshaped, touching
+from onnxprune.op_rules.facts import Facts, Out
+from onnxprune.op_rules.registry import Op, fix, rule
+
+POOLS = "AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool".split()
+REDUCTIONS = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()
+
+
+@rule(*POOLS)
+def pool(op: Op) -> Facts:
+    """Channels pass, one by one."""
+    yield from fix(apart_from(op.labels(), [1]), f"{op.node.op_type} slides over its axis")
+    channels = op.atoms(1)
+    yield from fix(tuple(x for x in op.labels() if 1 in x.axes and len(x.axes) > 1), "its channels are split over axes")
+    for index in op.outputs():
+        yield Out(index, on(1, channels))
+
+
+@rule(*(f"Reduce{name}" for name in REDUCTIONS), "ArgMax", "ArgMin")
+def reduction(op: Op) -> Facts:
+    """Axes that are not reduced pass; a reduced axis must stay whole, for its result would change."""
+    rank = len(op.shape())
+    if op.node.op_type.startswith("Arg"):
+        axes = [op.attr("axis", 0) % rank]
+    else:
+        given = op.axes(1)
+        axes = given if given else ([] if op.attr("noop_with_empty_axes", 0) else list(range(rank)))
+    yield from fix(touching(op.labels(), axes), f"{op.node.op_type} reduces over its axis")
+    yield Out(0, _squeezed(op, apart_from(op.labels(), axes), axes))
+
+
+def _squeezed(op: Op, labels: Labels, axes: list[int]) -> Labels:
+    kept_dims = tuple(1 if a in axes else d for a, d in enumerate(op.shape()))
+    return reshaped(labels, kept_dims, op.out_shape())[0]
+
+
+@rule("Softmax", "LogSoftmax", "Hardmax")
+def softmax(op: Op) -> Facts:
+    """Positions along the axis are weighed against each other; before opset 13 all axes from there on are."""
+    rank = len(op.shape())
+    axis = op.attr("axis", -1 if op.opset >= 13 else 1) % rank
+    axes = [axis] if op.opset >= 13 else list(range(axis, rank))
+    yield from fix(touching(op.labels(), axes), f"{op.node.op_type} weighs its positions against each other")
+    yield Out(0, apart_from(op.labels(), axes))
+
+
+@rule("LayerNormalization", "RMSNormalization")
+def layer_norm(op: Op) -> Facts:
+    """Mean and variance run over every axis from `axis` on, so those must stay whole."""
+    rank = len(op.shape())
+    axes = range(op.attr("axis", -1) % rank, rank)
+    yield from fix(touching(op.labels(), axes), f"{op.node.op_type} takes its mean and variance over it")
+    yield Out(0, apart_from(op.labels(), axes))
+
+
+@rule("LpNormalization")
+def lp_norm(op: Op) -> Facts:
+    """The norm runs along one axis."""
+    axis = op.attr("axis", -1) % len(op.shape())
+    yield from fix(touching(op.labels(), [axis]), "LpNormalization takes its norm over it")
+    yield Out(0, apart_from(op.labels(), [axis]))
+
+

@@ -1,0 +1,118 @@
+"""The table of operator rules, and what a rule sees of a node."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxprune.labels import WHOLE, Atoms, Label, Labels, Shape, atoms_of
+from onnxprune.op_rules.facts import Facts, Fixed, Size
+from onnxprune.trace import Trace
+
+Rule = Callable[["Op"], Facts]
+RULES: dict[tuple[str, str], Rule] = {}
+
+
+def rule(*op_types: str, domain: str = "") -> Callable[[Rule], Rule]:
+    """Register the decorated function as the rule of these operators."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update({(domain, op_type): function for op_type in op_types})
+        return function
+
+    return register
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """A node as its rule sees it: labels and shapes of its inputs, and atoms to hand out."""
+
+    node: ir.Node
+    opset: int
+    labelled: Mapping[ir.Value, Labels]
+    trace: Trace
+    fresh: Callable[[int], Atoms]
+
+    def has(self, index: int) -> bool:
+        """Whether input `index` is given."""
+        return index < len(self.node.inputs) and self.node.inputs[index] is not None
+
+    def input(self, index: int) -> ir.Value:
+        """Input `index`, which must be given."""
+        value = self.node.inputs[index]
+        assert value is not None
+        return value
+
+    def labels(self, index: int = 0) -> Labels:
+        """The labels of an input; constants and missing inputs have none."""
+        return self.labelled.get(self.input(index), ()) if self.has(index) else ()
+
+    def atoms(self, axis: int, index: int = 0) -> Atoms:
+        """The atoms along one axis of an input, `WHOLE` where it carries no label of its own."""
+        axis %= len(self.shape(index))
+        return atoms_of(self.labels(index), axis, self.shape(index)[axis])
+
+    def shape(self, index: int = 0) -> Shape:
+        """The shape of an input in the traced run."""
+        return self.trace.shape(self.input(index))
+
+    def out_shape(self, index: int = 0) -> Shape:
+        """The shape of an output in the traced run."""
+        return self.trace.shape(self.node.outputs[index])
+
+    def outputs(self) -> list[int]:
+        """The indices of the outputs that have a name."""
+        return [i for i, value in enumerate(self.node.outputs) if value.name]
+
+    def constant(self, index: int) -> bool:
+        """Whether an input is a constant of the model."""
+        return self.has(index) and is_constant(self.input(index))
+
+    def activations(self) -> list[int]:
+        """The indices of the inputs that are computed."""
+        return [i for i in range(len(self.node.inputs)) if self.has(i) and not self.constant(i)]
+
+    def ints(self, index: int) -> npt.NDArray[np.int64] | None:
+        """The integers at an input: a constant, or what the traced run computed there."""
+        return self.trace.integers(self.input(index)) if self.has(index) else None
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """The value of an attribute, or the default."""
+        attribute = self.node.attributes.get(name)
+        return default if attribute is None else attribute.value
+
+    def axes(self, index: int) -> list[int] | None:
+        """The `axes` of a node, from attribute or input `index`, made non-negative for input 0; None if not given."""
+        given = self.attr("axes")
+        values: Sequence[int] | None = given if given is not None else self.ints(index)
+        return None if values is None else [int(a) % len(self.shape()) for a in values]
+
+
+def is_constant(value: ir.Value) -> bool:
+    """Whether a value is an initializer."""
+    return value.is_initializer()
+
+
+def fix(labels: Labels, reason: str) -> Facts:
+    """Fix every atom of these labels."""
+    for label in labels:
+        yield Fixed(label.atoms, reason)
+
+
+def follows(op: Op, index: int, element: int, label: Label, axis: int = 0) -> Facts:
+    """Element `element` of the integer list at input `index` holds a labelled size: rewrite it, or fix the label."""
+    wanted = int(label.atoms.shape[axis])
+    origin = op.trace.origin(op.input(index), element)
+    if origin is None:
+        where = op.input(index).name
+        yield Fixed(label.atoms, f"its size is computed at run time in {where!r}, in a way no rule follows")
+    elif origin.constant and origin.current == wanted:
+        yield Size(origin.node or op.node, origin.place if origin.node else index, origin.element, label, axis)
+
+
+def any_label(labels: Labels) -> bool:
+    """Whether any position of these labels can go."""
+    return any(bool(np.any(label.atoms != WHOLE)) for label in labels)

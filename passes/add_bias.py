@@ -1,0 +1,74 @@
+"""Give every layer that will be refitted a bias, so that a removed channel's mean has a place to go."""
+
+from collections.abc import Collection
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.graph import add_constant, array_of, sole_reader
+from onnxprune.passes.fold_batchnorm import give_bias
+
+
+def add_bias(model: ir.Model, layers: Collection[str]) -> ir.Model:
+    """Add a zero bias to the named Conv, ConvTranspose, Gemm and MatMul nodes that have none.
+
+    A MatMul gets an Add behind it, unless one with a constant stands there already.
+    """
+    model = model.clone()
+    for node in list(model.graph):
+        if node.name in layers:
+            _add(model.graph, node)
+    return model
+
+
+def _add(graph: ir.Graph, node: ir.Node) -> None:
+    if node.op_type == "MatMul":
+        if bias_behind(node) is None:
+            _append_add(graph, node)
+    elif len(node.inputs) < 3 or node.inputs[2] is None:
+        weight = node.inputs[1]
+        assert weight is not None
+        give_bias(graph, node, np.zeros(_outputs(node, weight)))
+
+
+def _outputs(node: ir.Node, weight: ir.Value) -> int:
+    shape = array_of(weight).shape
+    if node.op_type == "Gemm":
+        flipped = node.attributes.get("transB")
+        return int(shape[0] if flipped is not None and flipped.as_int() else shape[1])
+    if node.op_type == "Conv":
+        return int(shape[0])
+    group = node.attributes.get("group")
+    return int(shape[1]) * (1 if group is None else group.as_int())
+
+
+def bias_behind(matmul: ir.Node) -> ir.Value | None:
+    """The constant vector that the only reader of a MatMul adds to it, one number an output column."""
+    add = sole_reader(matmul.outputs[0])
+    weight = matmul.inputs[1]
+    if add is None or add.op_type != "Add" or weight is None or weight.const_value is None:
+        return None
+    other = next((v for v in add.inputs if v is not matmul.outputs[0]), None)
+    if other is None or other.const_value is None or len(other.uses()) != 1:
+        return None
+    shape = tuple(other.const_value.shape)
+    return other if shape == (weight.const_value.shape[-1],) else None
+
+
+def _append_add(graph: ir.Graph, matmul: ir.Node) -> None:
+    """Y → Y', Y = Y' + 0: the old name stays with the sum, since that may be an output of the model."""
+    weight, total = matmul.inputs[1], matmul.outputs[0]
+    assert weight is not None and weight.const_value is not None
+    columns = int(weight.const_value.shape[-1])
+    bias = add_constant(graph, f"{weight.name}.bias", np.zeros(columns, array_of(weight).dtype), weight.dtype)
+    add = ir.node("Add", [total, bias], name=f"{matmul.name}.bias")
+    name, result = total.name, add.outputs[0]
+    result.type, result.shape = total.type, total.shape
+    graph.insert_after(matmul, add)
+    for reader, index in list(total.uses()):
+        if reader is not add:
+            reader.replace_input_with(index, result)
+    if total.is_graph_output():
+        position = list(graph.outputs).index(total)
+        graph.outputs[position] = result
+    total.name, result.name = f"{name}::unbiased", name

@@ -1,0 +1,113 @@
+"""Take the chosen units out of the graph: constants are sliced, sizes rewritten, nothing else changes."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.dependency import Analysis, Keep
+from onnxprune.graph import Array, add_constant, array_of, nodes_by_name, replace_constant, values_by_name
+from onnxprune.labels import Label
+from onnxprune.op_rules.facts import Size
+
+
+def remove(analysis: Analysis, keep: Keep) -> ir.Model:
+    """The model without the units that `keep` drops; the analysed model is not changed."""
+    model = analysis.model.clone()
+    values = values_by_name(model)
+    for original, slots in analysis.param_slots().items():
+        labels = [slot.label for slot in slots]
+        if any(_loses(label, keep) for label in labels):
+            replace_constant(values[original.name or ""], sliced(array_of(original), labels, keep))
+    _rewrite_sizes(model, [size for size in analysis.sizes if _loses(size.label, keep)], keep)
+    _update_shapes(analysis, values, keep)
+    return model
+
+
+def _loses(label: Label, keep: Keep) -> bool:
+    return not bool(np.all(keep[label.atoms]))
+
+
+def selector(shape: tuple[int, ...], labels: Sequence[Label], keep: Keep) -> Array:
+    """Which elements of a constant stay: a boolean array of its shape."""
+    mask = np.ones(shape, np.bool_)
+    for label in labels:
+        dims = [shape[a] if a in label.axes else 1 for a in range(len(shape))]
+        mask &= keep[label.atoms].reshape(dims)
+    return mask
+
+
+def sliced(array: Array, labels: Sequence[Label], keep: Keep) -> Array:
+    """The elements of a constant that stay, row-major, as a tensor again."""
+    if all(len(label.axes) == 1 for label in labels):
+        for label in labels:
+            array = np.compress(keep[label.atoms], array, axis=label.axes[0])
+        return array
+    mask = selector(array.shape, labels, keep)
+    return array[mask].reshape([_length(mask, axis, labels, keep) for axis in range(array.ndim)])
+
+
+def _length(mask: Array, axis: int, labels: Sequence[Label], keep: Keep) -> int:
+    own = [label for label in labels if label.axes == (axis,)]
+    return int(keep[own[0].atoms].sum()) if own else int(mask.sum(axis=axis).max())
+
+
+def count(size: Size, keep: Keep) -> int:
+    """How many positions of a size's axis stay."""
+    stays = keep[size.label.atoms]
+    others = tuple(a for a in range(stays.ndim) if a != size.axis)
+    return int(stays.any(axis=others).sum())
+
+
+def _rewrite_sizes(model: ir.Model, sizes: Sequence[Size], keep: Keep) -> None:
+    nodes = nodes_by_name(model)
+    by_place: dict[tuple[str, int | str], list[Size]] = defaultdict(list)
+    for size in sizes:
+        by_place[size.node.name or "", size.place].append(size)
+    for (name, place), here in by_place.items():
+        if isinstance(place, int):
+            _rewrite_input(model.graph, nodes[name], place, here, keep)
+        else:
+            _rewrite_attribute(nodes[name], place, here, keep)
+
+
+def _rewrite_input(graph: ir.Graph, node: ir.Node, place: int, sizes: Sequence[Size], keep: Keep) -> None:
+    """A list of sizes may be shared by nodes that now need different ones: each gets its own."""
+    given = node.inputs[place] if place < len(node.inputs) else None
+    numbers = np.array(sizes[0].current, np.int64) if given is None else array_of(given).copy()
+    for size in sizes:
+        numbers.reshape(-1)[size.element] = count(size, keep)
+    fresh = add_constant(graph, f"{node.name}.sizes", numbers)
+    node.resize_inputs(max(place + 1, len(node.inputs)))
+    node.replace_input_with(place, fresh)
+    node.attributes.pop("num_outputs", None)
+    if given is not None and not given.uses() and not given.is_graph_output() and not given.is_graph_input():
+        del graph.initializers[given.name or ""]
+
+
+def _rewrite_attribute(node: ir.Node, name: str, sizes: Sequence[Size], keep: Keep) -> None:
+    if sizes[0].element is None:
+        node.attributes[name] = ir.AttrInt64(name, count(sizes[0], keep))
+        return
+    given = node.attributes.get(name)
+    numbers = list(sizes[0].current if given is None else given.as_ints())
+    for size in sizes:
+        assert size.element is not None
+        numbers[size.element] = count(size, keep)
+    node.attributes[name] = ir.AttrInt64s(name, numbers)
+
+
+def _update_shapes(analysis: Analysis, values: dict[str, ir.Value], keep: Keep) -> None:
+    """Declared sizes of the axes that lost channels follow; where an axis is factored they are left out."""
+    for slot in analysis.slots:
+        value = values[slot.value.name or ""]
+        if slot.reader is not None or value.shape is None or not _loses(slot.label, keep):
+            continue
+        dims = list(value.shape.dims)
+        for axis in slot.label.axes:
+            if axis < len(dims) and isinstance(dims[axis], int):
+                dims[axis] = int(keep[slot.label.atoms].sum()) if len(slot.label.axes) == 1 else None
+        value.shape = ir.Shape(dims)
+
+
