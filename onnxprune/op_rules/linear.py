@@ -98,7 +98,13 @@ def _dense(op: Op, kind: Kind, x: int, inner: Atoms, outer: Atoms) -> Linear:
     rows = prod(op.out_shape()) // outer.size
     bias = op.input(2) if op.has(2) else None
     values = op.input(x), op.input(1 - x), bias, op.node.outputs[0]
-    return Linear(op.node, kind, *values, 1, inner[None], outer[None], rows, refit=not op.attr("transA", 0))
+    return Linear(op.node, kind, *values, 1, inner[None], outer[None], rows, _refittable(op, kind))
+
+
+def _refittable(op: Op, kind: Kind) -> bool:
+    """Whether the layer is plainly X Wᵀ + b, with rows of X in its last axis."""
+    plain = op.attr("alpha", 1.0) == 1.0 and op.attr("beta", 1.0) == 1.0 and not op.attr("transA", 0)
+    return plain and kind != "left_matmul"
 
 
 @rule("MatMul")

@@ -1,0 +1,121 @@
+"""Sweep 1: run the original network once and keep sums of what its layers read, and rows of what they write."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.calibration.rows import Rows, read, written
+from onnxprune.calibration.sampling import Sampling, held_out
+from onnxprune.calibration.source import Source
+from onnxprune.calibration.statistics import Sums
+from onnxprune.calibration.tape import Tape
+from onnxprune.graph import Array, array_of
+from onnxprune.layers import Layer
+from onnxprune.runtime import open_session, run
+from onnxprune.weights import to_matrix
+
+Tick = Callable[[], None]
+WIDEST_GRAM = 6144
+"""Layers with more features keep variances only: their Gram matrix would take 300 MB and more."""
+
+
+@dataclass(eq=False)
+class LayerStatistics:
+    """Sums of one layer's inputs, one entry a group of the layer: to solve on and to judge on; `narrow` layers only."""
+
+    solve: list[Sums]
+    held: list[Sums]
+    variance: "Variance"
+
+
+@dataclass(eq=False)
+class Variance:
+    """First and second moments of each feature, (groups, F), for layers too wide for more."""
+
+    count: int = 0
+    total: Array = field(default_factory=lambda: np.zeros(1))
+    squares: Array = field(default_factory=lambda: np.zeros(1))
+
+    def update(self, rows: Rows) -> None:
+        """Add rows (groups, k, F)."""
+        self.count += rows.shape[1]
+        self.total = self.total + rows.sum(axis=1, dtype=np.float64)
+        self.squares = self.squares + np.einsum("gkf,gkf->gf", rows, rows, dtype=np.float64)
+
+    def variance(self) -> Array:
+        """(groups, F)."""
+        return np.maximum(self.squares / self.count - (self.total / self.count) ** 2, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Collected:
+    """What sweep 1 leaves: statistics and target rows (k, outputs) of each batch, by layer name."""
+
+    statistics: Mapping[str, LayerStatistics]
+    targets: Mapping[str, Tape]
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of temporary files in use."""
+        return sum(tape.bytes for tape in self.targets.values())
+
+
+def collect(
+    model: ir.Model,
+    layers: Sequence[Layer],
+    measured: frozenset[str],
+    source: Source,
+    sampling: Sampling,
+    tick: Tick = lambda: None,
+) -> Collected:
+    """Sums for the layers named in `measured`, target rows for all of `layers`; memory does not grow with samples.
+
+    A target is the layer's output, its bias added, and its partner's too where it has one.
+    """
+    statistics = {layer.name: _empty(layer) for layer in layers if layer.name in measured}
+    targets = {layer.name: Tape() for layer in layers}
+    matrices = {layer.name: to_matrix(layer.linear, array_of(layer.linear.weight)) for layer in layers}
+    for number, values in enumerate(_activations(model, layers, source)):
+        for layer in layers:
+            x = values[layer.linear.x.name or ""]
+            where = sampling.positions(layer.linear, x.shape, number)
+            rows = read(layer.linear, x, where)
+            if layer.name in statistics:
+                _add(statistics[layer.name], rows, number)
+            partner = values[layer.partner.name or ""] if layer.partner is not None else None
+            target = _target(layer, rows, matrices[layer.name])
+            targets[layer.name].append(target if partner is None else target + written(layer.linear, partner, where))
+        tick()
+    return Collected(statistics, targets)
+
+
+def _activations(model: ir.Model, layers: Sequence[Layer], source: Source) -> Iterator[dict[str, Array]]:
+    inputs = {value.name for value in model.graph.inputs}
+    wanted = {value.name or "" for layer in layers for value in (layer.linear.x, layer.partner) if value is not None}
+    session = open_session(model, outputs=sorted(wanted - inputs)) if wanted - inputs else None
+    for feeds in source.batches():
+        yield {**feeds, **(run(session, feeds) if session is not None else {})}
+
+
+def _empty(layer: Layer) -> LayerStatistics:
+    groups, features = layer.linear.features.shape
+    narrow = features <= WIDEST_GRAM
+    make = [Sums.zeros(features) for _ in range(2 * groups * narrow)]
+    return LayerStatistics(make[::2], make[1::2], Variance())
+
+
+def _add(statistics: LayerStatistics, rows: Rows, batch: int) -> None:
+    held = held_out(rows.shape[1], batch)
+    statistics.variance.update(rows)
+    for solve, judge, block in zip(statistics.solve, statistics.held, rows, strict=False):
+        judge.update(block[held])
+        solve.update(block[: held.start])
+
+
+def _target(layer: Layer, rows: Rows, matrix: Array) -> Rows:
+    """Y = X Wᵀ + b from the rows themselves: (k, groups · n)."""
+    blocks = np.matmul(rows, matrix.astype(np.float32).transpose(0, 2, 1))  # (groups, k, n)
+    outputs = np.moveaxis(blocks, 0, 1).reshape(rows.shape[1], -1)
+    return outputs if layer.bias is None else outputs + array_of(layer.bias).astype(np.float32).reshape(-1)

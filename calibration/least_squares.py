@@ -1,0 +1,87 @@
+"""Refit of a linear layer on a kept set of its inputs: ridge toward the original weights (methods.md §0)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import LinAlgError, cho_solve, cholesky
+
+from onnxprune.calibration.statistics import F64, Moments
+
+Index = NDArray[np.intp]
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+_SMALLEST_RIDGE = 1e-10
+
+
+def refit(gram: F64, cross: F64, prior: F64, kept: Index, rho: float) -> F64:
+    """The weight W' (n, F') = (C_Sᵀ + ρmW_S)(G_SS + ρmI)⁻¹ with m = mean diag G.
+
+    `gram` (F, F), `cross` (F, n), `prior` (n, F), `kept` the F' feature indices of S. Where the matrix is not
+    positive definite the ridge is raised until it is; an input without any signal keeps its prior weights.
+    """
+    scale = mean_diagonal(gram)
+    if scale == 0.0:
+        return prior[:, kept].copy()
+    return _ridge_solve(gram[np.ix_(kept, kept)], cross[kept].T, prior[:, kept], rho * scale, scale)
+
+
+def residual(gram: F64, cross: F64, energy: float, weight: F64, kept: Index) -> float:
+    """E‖y − W'x_S‖² of centred moments = energy − 2tr(W'C_S) + tr(W'G_SS W'ᵀ); `weight` (n, F')."""
+    fitted = weight @ gram[np.ix_(kept, kept)]
+    return float(energy - 2 * np.vdot(weight, cross[kept].T) + np.vdot(fitted, weight))
+
+
+def held_out_error(solve: Moments, held: Moments, weight: F64, kept: Index) -> float:
+    """Error on `held` of a weight and intercept that were solved on `solve`: the means may differ too."""
+    offset = (held.mean_y - solve.mean_y) - weight @ (held.mean_x - solve.mean_x)[kept]
+    return residual(held.gram, held.cross, held.energy, weight, kept) + float(offset @ offset)
+
+
+def choose_ridge(
+    solve: Moments, held: Moments, prior: F64, kept: Index, candidates: Sequence[float] = RIDGES
+) -> tuple[float, F64]:
+    """The relative ridge with the least held-out error, and the weight (n, F') it gives."""
+    fits = ((rho, refit(solve.gram, solve.cross, prior, kept, rho)) for rho in candidates)
+    rho, weight, _ = min(
+        ((rho, weight, held_out_error(solve, held, weight, kept)) for rho, weight in fits), key=lambda fit: fit[2]
+    )
+    return rho, weight
+
+
+def refit_rows(inputs: F64, targets: F64, prior: F64, rho: float) -> F64:
+    """`refit` in its dual form, for fewer rows than features: an N × N system, no Gram matrix.
+
+    `inputs` (N, F') the kept features only, `targets` (N, n), both centred here; `prior` (n, F'). The ridge is
+    relative to the mean variance of these features.
+    """
+    x = inputs - inputs.mean(axis=0)
+    missing = targets - targets.mean(axis=0) - x @ prior.T
+    kernel = x @ x.T
+    scale = float(np.trace(kernel)) / max(1, x.shape[1])
+    if scale == 0.0:
+        return prior.copy()
+    dual = _ridge_solve(kernel, missing.T, np.zeros_like(missing.T), rho * scale, scale)
+    weight: F64 = prior + dual @ x
+    return weight
+
+
+def mean_diagonal(gram: F64) -> float:
+    """The scale m that relative ridges refer to."""
+    return float(np.mean(gram.diagonal())) if len(gram) else 0.0
+
+
+def _ridge_solve(matrix: F64, target: F64, prior: F64, ridge: float, scale: float) -> F64:
+    """(target + ridge·prior)(matrix + ridge·I)⁻¹, with the first larger ridge that factorises."""
+    diagonal = np.arange(len(matrix))
+    while True:
+        ridged = matrix.copy()
+        ridged[diagonal, diagonal] += ridge
+        try:
+            factor = cholesky(ridged, lower=True, overwrite_a=True, check_finite=True)
+        except LinAlgError:
+            ridge = max(10 * ridge, _SMALLEST_RIDGE * scale)
+            continue
+        solution: F64 = cho_solve((factor, True), (target + ridge * prior).T, overwrite_b=True).T
+        return solution

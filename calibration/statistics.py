@@ -1,0 +1,153 @@
+"""Streaming sums of a layer's inputs and targets, and the centred moments every solver works on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+_CHUNK_ROWS = 4096
+_PROBE_ROWS = 256
+_SHIFT_ABOVE = 16.0
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Centred moments, divided by the number of rows.
+
+    `mean_x` (F,), `mean_y` (n,), `gram` (F, F) = E[(x−μ)(x−μ)ᵀ], `cross` (F, n) = E[(x−μ)(y−μ)ᵀ],
+    `energies` (n,) = E(y−μ)² per output, `count` rows seen.
+    """
+
+    mean_x: F64
+    mean_y: F64
+    gram: F64
+    cross: F64
+    energies: F64
+    count: int
+
+    @property
+    def energy(self) -> float:
+        """E‖y − μ‖², the output's variance summed over outputs."""
+        return float(self.energies.sum())
+
+    def with_linear_targets(self, weight: F64) -> Moments:
+        """Moments of x and Y = X Wᵀ, `weight` (n, F), derived from the Gram matrix alone."""
+        cross = self.gram @ weight.T
+        energies = np.maximum(np.einsum("fn,nf->n", cross, weight), 0.0)
+        return Moments(self.mean_x, weight @ self.mean_x, self.gram, cross, energies, self.count)
+
+
+@dataclass(eq=False)
+class Sums:
+    """Raw sums over rows: `count` N, `x` (F,), `y` (n,), `gram` XᵀX (F, F), `cross` XᵀY (F, n), `yy` Σy² (n,).
+
+    Products run in fp32 a chunk of rows at a time and accumulate in fp64. Sums of two shards merge by `+`,
+    a plain addition of the fields, so that shards added in one order always give the same bits.
+    """
+
+    count: int
+    x: F64
+    y: F64
+    gram: F64
+    cross: F64
+    yy: F64
+
+    @classmethod
+    def zeros(cls, features: int, outputs: int = 0) -> Sums:
+        """Empty sums; with `outputs` = 0 only the input side is collected (see `Moments.with_linear_targets`)."""
+        gram, cross = np.zeros((features, features)), np.zeros((features, outputs))
+        return cls(0, np.zeros(features), np.zeros(outputs), gram, cross, np.zeros(outputs))
+
+    def __add__(self, other: Sums) -> Sums:
+        """The sums over the rows of both."""
+        return Sums(
+            self.count + other.count,
+            self.x + other.x,
+            self.y + other.y,
+            self.gram + other.gram,
+            self.cross + other.cross,
+            self.yy + other.yy,
+        )
+
+    def update(self, inputs: F32, targets: F32 | None = None) -> None:
+        """Add the rows of `inputs` (N, F) and, unless collected input-only, `targets` (N, n)."""
+        if (targets is None) != (self.y.size == 0):
+            raise ValueError(f"sums for {self.y.size} outputs got {'no' if targets is None else 'some'} targets")
+        shift_x = _shift(inputs)
+        shift_y = None if targets is None else _shift(targets)
+        for rows in _row_chunks(len(inputs), len(self.x)):
+            x, sum_x = _shifted(inputs[rows], shift_x)
+            self.count += len(x)
+            self.x += sum_x if shift_x is None else sum_x + len(x) * shift_x
+            self.gram += x.T @ x
+            if shift_x is not None:
+                self.gram += _unshift(shift_x, sum_x, shift_x, sum_x, len(x))
+            if targets is not None:
+                self._add_targets(x, sum_x, shift_x, *_shifted(targets[rows], shift_y), shift_y)
+
+    def _add_targets(self, x: F32, sum_x: F64, shift_x: F64 | None, y: F32, sum_y: F64, shift_y: F64 | None) -> None:
+        self.cross += x.T @ y
+        squares = np.einsum("ij,ij->j", y, y, dtype=np.float64)
+        if shift_x is not None or shift_y is not None:
+            zero_x = np.zeros(len(self.x)) if shift_x is None else shift_x
+            shift_y = np.zeros(len(self.y)) if shift_y is None else shift_y
+            self.cross += _unshift(zero_x, sum_x, shift_y, sum_y, len(x))
+            squares += shift_y * (2 * sum_y + len(x) * shift_y)
+        self.yy += squares
+        self.y += sum_y if shift_y is None else sum_y + len(x) * shift_y
+
+    def centred(self) -> Moments:
+        """The centred moments a row; raises ValueError where no row was seen."""
+        if self.count == 0:
+            raise ValueError("no rows were collected: the calibration data never reached this layer")
+        mean_x, mean_y = self.x / self.count, self.y / self.count
+        gram = self.gram / self.count
+        for rows in _row_chunks(len(gram), 0):
+            gram[rows] -= np.outer(mean_x[rows], mean_x)
+        diagonal = gram.reshape(-1)[:: len(gram) + 1]
+        # A constant feature leaves rounding noise of either sign; noise must not look like a live channel.
+        noise = 1e-12 * self.gram.diagonal() / self.count
+        dead = diagonal <= noise
+        gram[dead], gram[:, dead] = 0.0, 0.0
+        cross = self.cross / self.count - np.outer(mean_x, mean_y)
+        cross[dead] = 0.0
+        energies = np.maximum(self.yy / self.count - mean_y**2, 0.0)
+        return Moments(mean_x, mean_y, gram, cross, energies, self.count)
+
+
+def _row_chunks(rows: int, features: int) -> Iterator[slice]:
+    # Long enough that adding F × F sums in fp64 stays small beside the product, short enough for fp32.
+    step = max(_CHUNK_ROWS, 2 * features)
+    return (slice(start, start + step) for start in range(0, rows, step))
+
+
+def _shift(values: F32) -> F64 | None:
+    """A constant to subtract from each column in fp32 where the mean would swamp the variance, else None."""
+    probe = values[:: max(1, len(values) // _PROBE_ROWS)].astype(np.float64)
+    if not probe.size:
+        return None
+    mean, variance = probe.mean(axis=0), probe.var(axis=0)
+    if not np.any(mean**2 > _SHIFT_ABOVE * variance):
+        return None
+    rounded: F64 = mean.astype(np.float32).astype(np.float64)
+    return rounded
+
+
+def _shifted(values: F32, shift: F64 | None) -> tuple[F32, F64]:
+    x = np.ascontiguousarray(values, dtype=np.float32)
+    if shift is not None:
+        x = x - shift.astype(np.float32)
+    return x, (np.ones(len(x), np.float32) @ x).astype(np.float64)
+
+
+def _unshift(shift_a: F64, sum_a: F64, shift_b: F64, sum_b: F64, rows: int) -> F64:
+    """What Σ(a + s)(b + t)ᵀ has beyond Σabᵀ."""
+    correction: F64 = np.outer(shift_a, sum_b + rows * shift_b)
+    correction += np.outer(sum_a, shift_b)
+    return correction

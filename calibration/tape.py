@@ -1,0 +1,43 @@
+"""Arrays written one behind the other to an unnamed file, and read back in turn: memory does not grow with them."""
+
+import tempfile
+from collections.abc import Iterator
+
+import numpy as np
+
+from onnxprune.errors import BadInput
+from onnxprune.graph import Array
+
+
+class Tape:
+    """A list of arrays on disk; the file goes with the object."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the tape
+        self._index: list[tuple[int, tuple[int, ...], np.dtype]] = []
+        self.bytes = 0
+
+    def append(self, array: Array) -> None:
+        """Write one more array. Raises BadInput where the disk is full."""
+        array = np.ascontiguousarray(array)
+        self._index.append((self.bytes, array.shape, array.dtype))
+        try:
+            self._file.seek(self.bytes)
+            self._file.write(array.data if array.size else b"")
+            self._file.flush()
+        except OSError as error:
+            raise BadInput(f"no room for activations in {tempfile.gettempdir()}: {error}; set TMPDIR") from error
+        self.bytes += array.nbytes
+
+    def __getitem__(self, i: int) -> Array:
+        start, shape, dtype = self._index[i]
+        self._file.seek(start)
+        count = int(np.prod(shape))
+        raw = self._file.read(count * dtype.itemsize)
+        return np.frombuffer(raw, dtype, count).reshape(shape)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __iter__(self) -> Iterator[Array]:
+        return (self[i] for i in range(len(self)))

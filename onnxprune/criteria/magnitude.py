@@ -1,0 +1,30 @@
+"""Weight magnitude: the norm of the filter that produces a unit (Li et al. 2017)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxprune.calibration.statistics import F64
+from onnxprune.criteria.problem import Options, Problem, Selection, rank
+from onnxprune.errors import BadInput
+
+
+def select(problem: Problem, options: Options) -> Selection:
+    """Units by the norm of their rows over all writers; by their readers' columns where nothing writes them."""
+    return Selection(rank(_norms(problem, options.norm), problem), rows=problem.row_count)
+
+
+def _norms(problem: Problem, norm: str) -> F64:
+    if norm not in ("l1", "l2"):
+        raise BadInput(f"magnitude knows no norm {norm!r}: use l1 or l2")
+    power = 1 if norm == "l1" else 2
+    total = np.zeros(problem.width)
+    for writer in problem.writers:
+        total += (np.abs(writer.weight.reshape(problem.width, -1)) ** power).sum(axis=1)
+    if problem.writers:
+        return total
+    for reader in problem.readers:
+        mine = reader.channel >= 0
+        columns = (np.abs(reader.weight) ** power).sum(axis=0)
+        total += np.bincount(reader.channel[mine], columns[mine], minlength=problem.width)
+    return total

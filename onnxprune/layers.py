@@ -1,0 +1,88 @@
+"""The layers that a rebuild may solve again: their order, what is added to their output, and what clips it."""
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxprune.dependency import Analysis
+from onnxprune.graph import sole_reader
+from onnxprune.op_rules.facts import Linear
+from onnxprune.passes.add_bias import bias_behind
+from onnxprune.trace import Trace
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A linear layer as the rebuild sees it.
+
+    `wave`: how many such layers stand before it on the longest path, so that waves can be solved one after the
+    other. `partner`: the activation that is added to its output and known by then (a shortcut), whose error the
+    layer can absorb. `clipped`: a Relu alone reads the result, so that any negative value is as good as another.
+    """
+
+    linear: Linear
+    bias: ir.Value | None
+    wave: int
+    partner: ir.Value | None
+    clipped: bool
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self.linear.node.name or ""
+
+
+def solvable(analysis: Analysis) -> list[Linear]:
+    """The layers whose weight can be solved for: plainly X Wᵀ + b, constants of their own."""
+    return [linear for linear in analysis.linears if linear.refit and _own(linear.weight) and _own(linear.bias)]
+
+
+def _own(value: ir.Value | None) -> bool:
+    return value is None or (value.const_value is not None and len(value.uses()) == 1 and not value.is_graph_output())
+
+
+def layers_in_order(analysis: Analysis) -> tuple[list[Layer], dict[ir.Value, int]]:
+    """The solvable layers, front to back, and the wave after which each value of the graph is final."""
+    by_node = {linear.node: linear for linear in solvable(analysis)}
+    wave: dict[ir.Value, int] = {}
+    for node in analysis.model.graph:
+        inputs = [*(v for v in node.inputs if v is not None), *_captured(node)]
+        ready = max((wave.get(v, 0) for v in inputs), default=0) + (node in by_node)
+        wave.update(dict.fromkeys(node.outputs, ready))
+    layers = [_layer(linear, wave, analysis.trace) for linear in by_node.values()]
+    return sorted(layers, key=lambda layer: layer.wave), wave
+
+
+def _captured(node: ir.Node) -> list[ir.Value]:
+    graphs = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
+    return [v for g in graphs for n in ir.traversal.RecursiveGraphIterator(g) for v in n.inputs if v is not None]
+
+
+def _layer(linear: Linear, wave: dict[ir.Value, int], trace: Trace) -> Layer:
+    ready, result, bias = wave.get(linear.x, 0), linear.y, linear.bias
+    if linear.kind == "matmul" and (bias := bias_behind(linear.node)) is not None:
+        add = sole_reader(result)
+        assert add is not None
+        result = add.outputs[0]
+    partner = _partner(result)
+    if partner is not None and wave.get(partner, 0) <= ready and trace.shape(partner) == trace.shape(result):
+        total = sole_reader(result)
+        assert total is not None
+        result = total.outputs[0]
+    else:
+        partner = None
+    return Layer(linear, bias, ready, partner, _clipped(result))
+
+
+def _partner(result: ir.Value) -> ir.Value | None:
+    """The other operand, computed too, of an Add that alone reads the result."""
+    add = sole_reader(result)
+    if add is None or add.op_type != "Add":
+        return None
+    others = [v for v in add.inputs if v is not result and v is not None]
+    return others[0] if len(others) == 1 and others[0].const_value is None else None
+
+
+def _clipped(result: ir.Value) -> bool:
+    readers = [node for node, _ in result.uses()]
+    return bool(readers) and not result.is_graph_output() and all(node.op_type == "Relu" for node in readers)

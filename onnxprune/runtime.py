@@ -1,0 +1,154 @@
+"""onnxruntime sessions: opened from the in-memory graph, whole or cut, and run by name."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.errors import BadInput
+from onnxprune.model_io import save
+from onnxprune.serialise import root_message, tensor_bytes, to_bytes
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+CPU = "CPUExecutionProvider"
+
+_MEMORY_LIMIT = 1_500_000_000  # above this the serialised copy beside the session's own costs too much
+
+
+def open_session(
+    model: ir.Model,
+    *,
+    outputs: Sequence[str] | None = None,
+    threads: int | None = None,
+    providers: Sequence[str] | None = None,
+    optimise: bool = True,
+) -> "ort.InferenceSession":
+    """Open a session on `model`, which is not changed.
+
+    With `outputs` (names of any values) the session computes these instead of the graph's outputs, and only the nodes
+    they need; all graph inputs stay. Without `providers` it runs on the CPU.
+
+    Raises:
+        BadInput: onnxruntime is missing, cannot load the model, or did not start a provider that was asked for.
+    """
+    ort = import_onnxruntime()
+    if outputs is not None:
+        model = subgraph(model, [value.name or "" for value in model.graph.inputs], outputs)
+    wanted = list(providers or [CPU])
+    _require_available(wanted, ort)
+    options = _options(ort, threads, optimise)
+    try:
+        session = _open(ort, model, options, wanted)
+    except BadInput:
+        raise
+    except Exception as error:  # onnxruntime's exception types are private and many
+        raise BadInput(f"onnxruntime {ort.__version__} cannot load the model: {_reason(error)}") from error
+    _require_started(wanted, session, ort)
+    return session
+
+
+def run(session: "ort.InferenceSession", feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Run `session` once and return its outputs by name.
+
+    Raises:
+        BadInput: onnxruntime refuses the feeds (name, rank or dtype) or fails while it runs.
+    """
+    names = [output.name for output in session.get_outputs()]
+    try:
+        values = session.run(names, dict(feeds))
+    except Exception as error:  # onnxruntime's exception types are private and many
+        raise BadInput(f"onnxruntime cannot run the model: {_reason(error)}") from error
+    return dict(zip(names, values, strict=True))
+
+
+def import_onnxruntime() -> Any:
+    """Return the onnxruntime module.
+
+    Raises:
+        BadInput: it is not installed, or broken.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BadInput(
+            f"onnxruntime cannot be imported ({error}): install onnxprune[cpu] or onnxprune[gpu], one of them"
+        ) from error
+    return onnxruntime
+
+
+def subgraph(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> ir.Model:
+    """Cut out the model that computes `outputs` from `inputs`, with the initializers and functions it needs.
+
+    Tensors are shared with `model`, which is not changed. Inputs that are not graph inputs keep their dtype and lose
+    their shape, as do intermediate values: a declared shape may be false, or recorded at another batch size.
+
+    Raises:
+        BadInput: a name is unknown, an input has no dtype, or the outputs need more than the inputs.
+    """
+    try:
+        graph = ir.convenience.extract(model.graph, inputs, outputs)
+    except (ValueError, RuntimeError) as error:
+        raise BadInput(f"cannot cut {list(outputs)} out from {list(inputs)}: {root_message(error)}") from error
+    given = {value.name for value in model.graph.inputs}
+    for value in graph.inputs:
+        if value.type is None:
+            raise BadInput(f"cannot cut at {value.name!r}: its dtype is not known; run shape inference first")
+        if value.name not in given:
+            value.shape = None
+    for node in graph.all_nodes():
+        for value in node.outputs:
+            value.shape = None
+    functions = [function.clone() for function in model.functions.values()]
+    return ir.Model(graph, ir_version=model.ir_version, functions=functions)
+
+
+def _options(ort: Any, threads: int | None, optimise: bool) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A pool that still spins after a run would steal the cores from numpy, or from the next session timed.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def _open(ort: Any, model: ir.Model, options: Any, providers: list[str]) -> Any:
+    if tensor_bytes(model) <= _MEMORY_LIMIT:
+        return ort.InferenceSession(to_bytes(model), options, providers=providers)
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+        path = save(model, Path(folder) / "model.onnx").model
+        return ort.InferenceSession(str(path), options, providers=providers)
+
+
+def _require_available(wanted: list[str], ort: Any) -> None:
+    available = ort.get_available_providers()
+    missing = [name for name in wanted if name not in available]
+    if missing:
+        raise BadInput(f"provider {missing[0]} is not in this onnxruntime; available: {', '.join(available)}")
+
+
+def _require_started(wanted: list[str], session: Any, ort: Any) -> None:
+    started = session.get_providers()
+    missing = [name for name in wanted if name not in started]
+    if missing:
+        raise BadInput(
+            f"provider {missing[0]} did not start (drivers or libraries are missing); started: {', '.join(started)}; "
+            f"available: {', '.join(ort.get_available_providers())}; `onnxprune doctor` tells more"
+        )
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "is not a registered function/op" in text:
+        return f"{text} (a custom operator: onnxprune loads no operator library that a model names)"
+    if "opset" in text.lower() or "ir version" in text.lower():
+        return f"{text} (convert the model to an older opset, or install a newer onnxruntime)"
+    return text

@@ -1,0 +1,96 @@
+"""The tensors of an onnx-ir model, wherever they sit, and its serialised form."""
+
+from collections.abc import Callable, Iterator
+
+import onnx
+import onnx_ir as ir
+
+from onnxprune.errors import BadInput
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """Serialise with all tensors inside, external ones too; `model` is not changed."""
+    if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors(model)):
+        model = model.clone()
+        replace_tensors(model, in_memory)
+    return ir.to_proto(model)
+
+
+def to_bytes(model: ir.Model) -> bytes:
+    """Serialise with all tensors inside.
+
+    Raises:
+        BadInput: the model is larger than protobuf allows.
+    """
+    try:
+        return bytes(to_proto(model).SerializeToString())
+    except Exception as error:  # ValueError or protobuf's EncodeError, according to protobuf's backend
+        size = tensor_bytes(model)
+        raise BadInput(
+            f"{size} bytes of tensors do not fit into one protobuf (2 GiB): write to a path instead"
+        ) from error
+
+
+def tensor_bytes(model: ir.Model) -> int:
+    """Bytes of all tensors of the model: initializers and attributes, subgraphs and functions included."""
+    return sum(tensor.nbytes for tensor in tensors(model))
+
+
+def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """Yield every tensor of the model: initializers and attributes, subgraphs and functions included."""
+    for graph in _graphs(model):
+        yield from (value.const_value for value in graph.initializers.values() if value.const_value is not None)
+    for node in _nodes(model):
+        for attribute in node.attributes.values():
+            yield from _attribute_tensors(attribute)
+
+
+def replace_tensors(model: ir.Model, change: Callable[[ir.TensorProtocol], ir.TensorProtocol]) -> None:
+    """Put `change(tensor)` in the place of every tensor of `model`, which is changed."""
+    for graph in _graphs(model):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value = change(value.const_value)
+    for node in _nodes(model):
+        for name, attribute in list(node.attributes.items()):
+            if attribute.is_ref():
+                continue
+            if attribute.type == ir.AttributeType.TENSOR:
+                node.attributes[name] = ir.AttrTensor(name, change(attribute.as_tensor()))
+            elif attribute.type == ir.AttributeType.TENSORS:
+                node.attributes[name] = ir.AttrTensors(name, [change(tensor) for tensor in attribute.as_tensors()])
+
+
+def in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """Return an external tensor as one that serialises its bytes (still memory-mapped), any other as it is."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor
+    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)
+
+
+def root_message(error: BaseException) -> str:
+    """Return the innermost cause of a chain of exceptions (onnx-ir wraps one per level) on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())
+
+
+def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    yield from model.graphs()
+    for function in model.functions.values():
+        yield from function.subgraphs()
+
+
+def _nodes(model: ir.Model) -> Iterator[ir.Node]:
+    yield from model.graph.all_nodes()
+    for function in model.functions.values():
+        yield from function.all_nodes()
+
+
+def _attribute_tensors(attribute: ir.Attr) -> Iterator[ir.TensorProtocol]:
+    if attribute.is_ref():
+        return
+    if attribute.type == ir.AttributeType.TENSOR:
+        yield attribute.as_tensor()
+    elif attribute.type == ir.AttributeType.TENSORS:
+        yield from attribute.as_tensors()

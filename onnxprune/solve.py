@@ -1,0 +1,110 @@
+"""Solve one layer again from its rows: least squares toward the original outputs (methods.md §0, §9)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from onnxprune.calibration.least_squares import RIDGES, choose_ridge, refit, refit_rows
+from onnxprune.calibration.rows import Rows
+from onnxprune.calibration.sampling import held_out
+from onnxprune.calibration.statistics import F64, Moments, Sums
+
+Rebuild = Literal["lsq", "scale", "none"]
+RESERVOIR_BYTES = 96_000_000
+CLIPPED_ROUNDS = 6
+WIDE_ROWS = 2048
+WIDE_RIDGE = 1e-2
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A block's new weight (n, F) and bias (n,), and its error on held-out rows before and after, over the energy."""
+
+    weight: F64
+    bias: F64
+    before: float
+    after: float
+
+
+class Block:
+    """Rows of one block of a layer, summed as they come: X (k, F), target T (k, n), partner P (k, n) or None.
+
+    The wanted output is T − P; where the sum is clipped by a Relu and T ≤ 0, anything that keeps it ≤ 0 will do.
+    """
+
+    def __init__(self, features: int, outputs: int, narrow: bool, clipped: bool, share: float) -> None:
+        self._sums = (Sums.zeros(features, outputs), Sums.zeros(features, outputs)) if narrow else None
+        self._clipped = clipped
+        self._share = share
+        self._kept: list[tuple[Rows, Rows, Rows]] = []
+
+    def add(self, x: Rows, target: Rows, partner: Rows | None, batch: int) -> None:
+        """Add the rows of one batch."""
+        offset = np.zeros_like(target) if partner is None else partner
+        if self._sums is not None:
+            held = held_out(len(x), batch)
+            wanted = target - offset
+            self._sums[0].update(x[: held.start], wanted[: held.start])
+            self._sums[1].update(x[held], wanted[held])
+        if self._sums is None or self._clipped:
+            step = max(1, round(1 / self._share))
+            rows = slice(batch % step, None, step)
+            self._kept.append((x[rows].copy(), target[rows].copy(), offset[rows].copy()))
+
+    def solve(self, prior: F64, bias: F64) -> Solution:
+        """The refit, with the ridge that is best on held-out rows; the prior where nothing better is found there."""
+        if self._sums is None:
+            return self._solve_wide(prior)
+        solve, held = self._sums
+        everything = (solve + held).centred()
+        judge = held.centred() if held.count else everything
+        inside = solve.centred() if solve.count else everything
+        kept = np.arange(prior.shape[1])
+        rho, _ = choose_ridge(inside, judge, prior, kept, RIDGES)
+        weight = refit(everything.gram, everything.cross, prior, kept, rho)
+        before = _error(judge, prior, bias)
+        new_bias = everything.mean_y - weight @ everything.mean_x
+        after = _error(judge, weight, new_bias)
+        if self._clipped:
+            weight, new_bias = self._reclip(everything, prior, rho, weight, new_bias)
+        return Solution(weight, new_bias, before, after)
+
+    def _reclip(self, moments: Moments, prior: F64, rho: float, weight: F64, bias: F64) -> tuple[F64, F64]:
+        """Alternate: where the target is clipped, ask only for what the layer does not give yet; refit; again."""
+        x, target, offset = (np.concatenate(parts) for parts in zip(*self._kept, strict=True))
+        centred = (x - moments.mean_x.astype(np.float32)).T
+        off = target <= 0
+        kept = np.arange(prior.shape[1])
+        for _ in range(CLIPPED_ROUNDS):
+            given = x @ weight.T.astype(np.float32) + bias.astype(np.float32) + offset
+            slack = np.where(off, np.minimum(given, 0) - target, 0).astype(np.float32)
+            cross = moments.cross + (centred @ slack).astype(np.float64) / len(x)
+            weight = refit(moments.gram, cross, prior, kept, rho)
+            bias = moments.mean_y + slack.mean(axis=0) - weight @ moments.mean_x
+        return weight, bias
+
+    def _solve_wide(self, prior: F64) -> Solution:
+        x, target, offset = (np.concatenate(parts)[-WIDE_ROWS:] for parts in zip(*self._kept, strict=True))
+        wanted = (target - offset).astype(np.float64)
+        weight = refit_rows(x.astype(np.float64), wanted, prior, WIDE_RIDGE)
+        return Solution(weight, wanted.mean(axis=0) - weight @ x.mean(axis=0), np.nan, np.nan)
+
+
+def _error(moments: Moments, weight: F64, bias: F64) -> float:
+    """E‖y − Wx − b‖² over the output's variance."""
+    fitted = weight @ moments.gram
+    offset = moments.mean_y - weight @ moments.mean_x - bias
+    error = moments.energy - 2 * np.vdot(weight, moments.cross.T) + np.vdot(fitted, weight) + offset @ offset
+    return float(error) / max(moments.energy, 1e-30)
+
+
+def reservoir_share(features: int, outputs: int, rows: int, blocks: int) -> float:
+    """The share of rows that may stay in memory."""
+    return min(1.0, RESERVOIR_BYTES / max(1, 4 * rows * (features + 2 * outputs) * blocks))
+
+
+def worst(solutions: Sequence[Solution]) -> tuple[float, float]:
+    """The largest errors before and after."""
+    return max(s.before for s in solutions), max(s.after for s in solutions)

@@ -1,0 +1,46 @@
+"""The weight of a layer as matrices (groups, n, F), one row an output, and back."""
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.graph import Array
+from onnxprune.op_rules.facts import Linear
+
+
+def to_matrix(linear: Linear, weight: Array) -> Array:
+    """(groups, n, F): the columns run over (input channel, kernel tap) of the group, as `features` of the layer do.
+
+    A transposed convolution's kernel is flipped: it is a convolution of the input with zeros put between.
+    """
+    groups = linear.groups
+    if linear.kind == "conv":
+        return weight.reshape(groups, weight.shape[0] // groups, -1)
+    if linear.kind == "conv_transpose":
+        blocks = _flipped(weight).reshape(groups, -1, *weight.shape[1:])
+        return np.swapaxes(blocks, 1, 2).reshape(groups, weight.shape[1], -1)
+    return (weight if _rows_first(linear) else weight.T)[None]
+
+
+def from_matrix(linear: Linear, matrix: Array, shape: tuple[int, ...]) -> Array:
+    """The inverse of `to_matrix`, for a weight of the given shape."""
+    if linear.kind == "conv":
+        return matrix.reshape(shape)
+    if linear.kind == "conv_transpose":
+        blocks = matrix.reshape(matrix.shape[0], shape[1], -1, *shape[2:])
+        return _flipped(np.swapaxes(blocks, 1, 2).reshape(shape))
+    return matrix[0] if _rows_first(linear) else matrix[0].T
+
+
+def _rows_first(linear: Linear) -> bool:
+    flipped = linear.node.attributes.get("transB")
+    return linear.kind == "left_matmul" or (linear.kind == "gemm" and flipped is not None and bool(flipped.as_int()))
+
+
+def _flipped(kernel: Array) -> Array:
+    return np.flip(kernel, tuple(range(2, kernel.ndim)))
+
+
+def ints(node: ir.Node, name: str, default: list[int]) -> list[int]:
+    """An integer-list attribute, or its default."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else [int(i) for i in attribute.as_ints()]
