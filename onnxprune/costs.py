@@ -1,51 +1,48 @@
 """What a choice of widths costs: multiply–adds and parameters, counted from the graph."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxprune.dependency import Analysis
-from onnxprune.labels import WHOLE, Atoms
+from onnxprune.labels import WHOLE, Label
 
 Widths = npt.NDArray[np.int64]
-Form = tuple[float, npt.NDArray[np.float64]]
-"""A count that is linear in the widths: a constant and one coefficient a group."""
-
-
-@dataclass(frozen=True, eq=False)
-class Counted:
-    """A constant's number of elements as a product of linear forms, and the multiply–adds of one element per sample."""
-
-    rest: int
-    forms: tuple[Form, ...]
-    macs: float
-
-    def elements(self, widths: Widths) -> float:
-        """How many elements stay at these widths."""
-        return float(self.rest * np.prod([constant + slope @ widths for constant, slope in self.forms]))
+Float = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class CostModel:
-    """Totals for any widths of the groups, in the analysis's order of groups."""
+    """Counts of every constant's elements as a product of forms that are linear in the widths of the groups.
 
-    counted: tuple[Counted, ...]
+    `rest` (T,) elements on unlabelled axes; `constant` (K, T) and `slope` (K, T, groups) the forms, padded with 1;
+    `weight_macs` (T,) multiply–adds of one element a sample; `fixed_macs` what no width changes.
+    """
+
+    rest: Float
+    constant: Float
+    slope: Float
+    weight_macs: Float
     fixed_macs: float
     full: Widths
 
-    def macs(self, widths: Widths) -> float:
-        """Multiply–adds of one sample."""
-        return self.fixed_macs + sum(c.macs * c.elements(widths) for c in self.counted if c.macs)
+    def elements(self, widths: npt.NDArray[np.generic]) -> Float:
+        """(…, T) the elements that stay, for widths (…, groups)."""
+        forms = [c + widths @ s.T for c, s in zip(self.constant, self.slope, strict=True)]
+        return self.rest * np.prod(forms, axis=0)
 
-    def params(self, widths: Widths) -> float:
-        """Elements of all constants."""
-        return sum(c.elements(widths) for c in self.counted)
+    def macs(self, widths: npt.NDArray[np.generic]) -> Float:
+        """Multiply–adds of one sample, for widths (…, groups)."""
+        return np.asarray(self.elements(widths) @ self.weight_macs + self.fixed_macs)
+
+    def params(self, widths: npt.NDArray[np.generic]) -> Float:
+        """Elements of all constants, for widths (…, groups)."""
+        return np.asarray(self.elements(widths).sum(axis=-1))
 
 
 def cost_model(analysis: Analysis) -> CostModel:
-    """Count the analysed model. Exact where units of a group lie equally often in each tensor, as they nearly always do."""
+    """Count the analysed model. Exact where a group's units lie equally often in each tensor, as they nearly always do."""
     owner = np.full(analysis.units + 1, WHOLE)
     for index, group in enumerate(analysis.groups):
         owner[group.units] = index
@@ -55,28 +52,29 @@ def cost_model(analysis: Analysis) -> CostModel:
     for linear in analysis.linears:
         macs[linear.weight] = macs.get(linear.weight, 0.0) + linear.macs / batch
     slots = analysis.param_slots()
-    counted = []
-    for value in analysis.model.graph.initializers.values():
-        shape = analysis.trace.shape(value)
-        labels = {slot.label.axes: slot.label for slot in slots.get(value, [])}
-        forms = [_form(label.atoms, owner, full, rows=label.axes != label.axes[-1:]) for label in labels.values()]
-        labelled = {label.axes[-1] for label in labels.values()}
-        rest = int(np.prod([d for a, d in enumerate(shape) if a not in labelled], dtype=np.int64))
-        counted.append(Counted(rest, tuple(forms), macs.get(value, 0.0)))
-    return CostModel(tuple(counted), sum(p.macs for p in analysis.products) / batch, full)
+    values = [v for v in analysis.model.graph.initializers.values() if v.const_value is not None]
+    labels = [{slot.label.axes: slot.label for slot in slots.get(value, [])} for value in values]
+    most = max((len(own) for own in labels), default=0)
+    constant, slope = np.ones((most, len(values))), np.zeros((most, len(values), full.size))
+    for t, own in enumerate(labels):
+        for k, label in enumerate(own.values()):
+            constant[k, t], slope[k, t] = _form(label, owner, full)
+    rest = [_unlabelled(analysis.trace.shape(v), own) for v, own in zip(values, labels, strict=True)]
+    weight_macs = np.array([macs.get(value, 0.0) for value in values])
+    return CostModel(np.array(rest), constant, slope, weight_macs, sum(p.macs for p in analysis.products) / batch, full)
 
 
-def _form(atoms: Atoms, owner: npt.NDArray[np.int64], full: Widths, rows: bool) -> Form:
-    """Positions along an axis as a form in the widths; of several rows (grouped convolutions) the mean."""
-    owners = owner[atoms.reshape(-1)]
-    scale = 1 / atoms.shape[0] if rows else 1.0
-    per_group = np.bincount(owners[owners != WHOLE], minlength=full.size)[: full.size] / full if full.size else full * 1.0
+def _unlabelled(shape: tuple[int, ...], labels: dict[tuple[int, ...], Label]) -> float:
+    labelled = {axes[-1] for axes in labels}
+    return float(np.prod([d for axis, d in enumerate(shape) if axis not in labelled]))
+
+
+def _form(label: Label, owner: npt.NDArray[np.int64], full: Widths) -> tuple[float, Float]:
+    """Positions along a label's last axis: how many stay whole, and how many each unit of a group has there.
+
+    A label over two axes (grouped convolutions) has rows that keep equally many: take their mean.
+    """
+    owners = owner[label.atoms.reshape(-1)]
+    scale = 1 / label.atoms.shape[0] if label.atoms.ndim > 1 else 1.0
+    per_group = np.bincount(owners[owners != WHOLE], minlength=full.size)[: full.size] / np.maximum(full, 1)
     return float(np.sum(owners == WHOLE)) * scale, per_group * scale
-
-
-def totals(model_costs: CostModel, widths: Sequence[int] | Widths) -> tuple[float, float]:
-    """(multiply–adds, parameters) at these widths."""
-    array = np.asarray(widths, np.int64)
-    return model_costs.macs(array), model_costs.params(array)
-
-

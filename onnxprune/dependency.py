@@ -6,18 +6,20 @@ connected components, so no result depends on the order in which ties are met.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune.grouping import Closed, Group, Slot, group_units
+from onnxprune.graph import captured_values
 from onnxprune.labels import Atoms, Label, Labels
 from onnxprune.op_rules import RULES, Op
-from onnxprune.op_rules.facts import Balanced, Fact, Fixed, Linear, Out, Param, Product, Size, Tie
+from onnxprune.op_rules.facts import Balanced, Fact, Fixed, Follow, Index, Linear, Out, Param, Product, Settled, Size, Tie
+from onnxprune.sizes import loose_sizes
 from onnxprune.trace import Trace
-from onnxprune.units import Units, resolve
+from onnxprune.units import Constraints, resolve
 
 Keep = npt.NDArray[np.bool_]
 
@@ -33,6 +35,9 @@ class Ledger:
     fixed: list[Fixed] = field(default_factory=list)
     balanced: list[Balanced] = field(default_factory=list)
     sizes: list[Size] = field(default_factory=list)
+    follows: list[Follow] = field(default_factory=list)
+    settled: set[tuple[ir.Node, int, int]] = field(default_factory=set)
+    indices: list[Index] = field(default_factory=list)
     linears: list[Linear] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
 
@@ -51,14 +56,27 @@ class Ledger:
             self.slots.append(Slot(_given(node, fact.index), fact.label, fact.contracted, node))
         elif isinstance(fact, Tie):
             self.ties.append((fact.left.reshape(-1), fact.right.reshape(-1)))
+        elif isinstance(fact, Settled):
+            self.settled.add((node, fact.index, fact.element))
         else:
             self._file(fact)
 
-    def _file(self, fact: Fixed | Balanced | Size | Linear | Product) -> None:
-        lists: dict[type, list[object]] = {
-            Fixed: self.fixed, Balanced: self.balanced, Size: self.sizes, Linear: self.linears, Product: self.products
-        }  # type: ignore[dict-item]  # fmt: skip
-        lists[type(fact)].append(fact)
+    def _file(self, fact: Fixed | Balanced | Size | Follow | Index | Linear | Product) -> None:
+        match fact:
+            case Fixed():
+                self.fixed.append(fact)
+            case Balanced():
+                self.balanced.append(fact)
+            case Size():
+                self.sizes.append(fact)
+            case Follow():
+                self.follows.append(fact)
+            case Index():
+                self.indices.append(fact)
+            case Linear():
+                self.linears.append(fact)
+            case Product():
+                self.products.append(fact)
 
 
 def _given(node: ir.Node, index: int) -> ir.Value:
@@ -81,6 +99,7 @@ class Analysis:
     closed: tuple[Closed, ...]
     slots: tuple[Slot, ...]
     sizes: tuple[Size, ...]
+    indices: tuple[Index, ...]
     linears: tuple[Linear, ...]
     products: tuple[Product, ...]
 
@@ -111,19 +130,15 @@ def analyse(model: ir.Model, trace: Trace) -> Analysis:
     Never raises on an unknown operator: that is a barrier, and its reason stands in `closed`.
     """
     ledger = _collect(model, trace)
-    units = resolve(ledger.count, ledger.ties, ledger.fixed, [s.label.atoms for s in ledger.slots], ledger.balanced, ledger.sizes)
+    given = Constraints(ledger.ties, ledger.fixed, ledger.balanced, ledger.sizes, ledger.follows)
+    factored = [s.label.atoms for s in ledger.slots if s.reader is None and len(s.label.axes) > 1]
+    units = resolve(ledger.count, given, factored, [s.label.atoms for s in ledger.slots])
     slots = tuple(Slot(s.value, units.label(s.label), s.contracted, s.reader) for s in ledger.slots)
-    linears = tuple(_renumbered(linear, units) for linear in ledger.linears)
-    sizes = tuple(Size(s.node, s.place, s.element, units.label(s.label), s.axis, s.current) for s in ledger.sizes)
+    linears = tuple(replace(x, features=units.of(x.features), outputs=units.of(x.outputs)) for x in ledger.linears)
+    sizes = tuple(replace(size, label=units.label(size.label)) for size in ledger.sizes)
+    indices = tuple(replace(index, label=units.label(index.label)) for index in ledger.indices)
     groups, closed = group_units(units, ledger.slots, slots, linears)
-    return Analysis(model, trace, units.count, groups, closed, slots, sizes, linears, tuple(ledger.products))
-
-
-def _renumbered(linear: Linear, units: Units) -> Linear:
-    return Linear(
-        linear.node, linear.kind, linear.x, linear.weight, linear.bias, linear.y, linear.groups,
-        units.of(linear.features), units.of(linear.outputs), linear.macs, linear.refit,
-    )  # fmt: skip
+    return Analysis(model, trace, units.count, groups, closed, slots, sizes, indices, linears, tuple(ledger.products))
 
 
 def _collect(model: ir.Model, trace: Trace) -> Ledger:
@@ -135,26 +150,19 @@ def _collect(model: ir.Model, trace: Trace) -> Ledger:
     for value in model.graph.outputs:
         _fix_all(ledger, ledger.labels.get(value, ()), "it is an output of the model")
     _join_shared_constants(model, ledger)
+    ledger.fixed += loose_sizes(model, trace, ledger.labels, ledger.settled)
     return ledger
 
 
 def _facts(node: ir.Node, opsets: Mapping[str, int], ledger: Ledger, trace: Trace) -> Iterable[Fact]:
     known = RULES.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
     values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.name]
-    captured = [labels for value in _captured(node) for labels in ledger.labels.get(value, ())]
+    captured = [labels for value in captured_values(node) for labels in ledger.labels.get(value, ())]
     if known is None or captured or not all(trace.knows(value) for value in values):
         given = [label for value in node.inputs if value is not None for label in ledger.labels.get(value, ())]
         reason = f"{node.op_type} ({node.name}) has no rule" if not captured else f"the body of {node.name} reads it"
         return [Fixed(label.atoms, reason) for label in (*given, *captured)]
     return known(Op(node, opsets.get(node.domain, opsets.get("", 1)), ledger.labels, trace, ledger.fresh))
-
-
-def _captured(node: ir.Node) -> Iterable[ir.Value]:
-    """The outer values that the bodies of a control-flow node read."""
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield from (v for inner in ir.traversal.RecursiveGraphIterator(attribute.as_graph()) for v in inner.inputs if v is not None)
-            yield from attribute.as_graph().outputs
 
 
 def _fix_all(ledger: Ledger, labels: Labels, reason: str) -> None:
@@ -167,23 +175,26 @@ def _join_shared_constants(model: ir.Model, ledger: Ledger) -> None:
     for slot in ledger.slots:
         if slot.reader is not None:
             by_value[slot.value].append(slot)
-    captured = {value for node in model.graph for value in _captured(node)}
+    captured = {value for node in model.graph for value in captured_values(node)}
     for value, slots in by_value.items():
         readers = {node for node, _ in value.uses()}
-        bare = len(readers) > len({slot.reader for slot in slots}) or value in captured or value.is_graph_output()
-        for first, slot in ((slots[0], s) for s in slots):
-            _join_uses(ledger, value, first, slot, slots, bare, len(readers))
+        if readers != {slot.reader for slot in slots} or value in captured or value.is_graph_output():
+            reason = f"{value.name!r} is also read where its channels are not known"
+            ledger.fixed += [Fixed(slot.label.atoms, reason) for slot in slots]
+        elif len(slots) > 1:
+            _join_uses(ledger, value, slots, len(readers))
 
 
-def _join_uses(ledger: Ledger, value: ir.Value, first: Slot, slot: Slot, slots: list[Slot], bare: bool, readers: int) -> None:
-    if bare:
-        ledger.fixed.append(Fixed(slot.label.atoms, f"{value.name!r} is also read where its channels are not known"))
-        return
-    alike = [other for other in slots if other.label.axes == slot.label.axes]
-    if len({other.reader for other in alike}) < readers:
-        ledger.fixed.append(Fixed(slot.label.atoms, f"{value.name!r} is read in two ways"))
-    elif alike[0] is not slot:
-        ledger.ties.append((alike[0].label.atoms.reshape(-1), slot.label.atoms.reshape(-1)))
+def _join_uses(ledger: Ledger, value: ir.Value, slots: list[Slot], readers: int) -> None:
+    """Tie the labels that lie on the same axes; where a reader has none there, or has others, they stay whole."""
+    by_axes: dict[tuple[int, ...], list[Slot]] = defaultdict(list)
+    for slot in slots:
+        by_axes[slot.label.axes].append(slot)
+    for alike in by_axes.values():
+        if len({slot.reader for slot in alike}) < readers:
+            ledger.fixed += [Fixed(slot.label.atoms, f"{value.name!r} is read in two ways") for slot in alike]
+        first = alike[0].label.atoms.reshape(-1)
+        ledger.ties += [(first, slot.label.atoms.reshape(-1)) for slot in alike[1:]]
 
 
 __all__ = ["Analysis", "Closed", "Group", "Keep", "Label", "Slot", "analyse"]

@@ -1,5 +1,6 @@
 """Small helpers on the in-memory graph: look up by name, read constants, add and replace them."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -33,15 +34,33 @@ def replace_constant(value: ir.Value, array: Array) -> None:
     value.shape = ir.Shape(array.shape)
 
 
-def add_constant(graph: ir.Graph, name: str, array: Array, dtype: ir.DataType | None = None) -> ir.Value:
-    """Register a new initializer under `name`, made unique."""
-    taken, unique = set(graph.initializers) | {value.name for node in graph for value in node.outputs}, name
+def names_in(graph: ir.Graph) -> set[str]:
+    """Every name that a value of the graph has."""
+    names = {value.name for node in graph for value in node.outputs} | {value.name for value in graph.inputs}
+    return {name for name in names if name} | set(graph.initializers)
+
+
+def add_constant(
+    graph: ir.Graph, name: str, array: Array, dtype: ir.DataType | None = None, taken: set[str] | None = None
+) -> ir.Value:
+    """Register a new initializer under `name`, made unique among `taken` (default: all names of the graph)."""
+    taken, unique = names_in(graph) if taken is None else taken, name
     while unique in taken:
         unique += "_"
-    tensor = ir.tensor(np.ascontiguousarray(array), dtype=dtype, name=unique)
+    taken.add(unique)
+    tensor = ir.tensor(np.ascontiguousarray(array).reshape(np.shape(array)), dtype=dtype, name=unique)
     value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def captured_values(node: ir.Node) -> Iterator[ir.Value]:
+    """The values that the bodies of a control-flow node read, their own among them."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            for inner in ir.traversal.RecursiveGraphIterator(attribute.as_graph()):
+                yield from (value for value in inner.inputs if value is not None)
+            yield from attribute.as_graph().outputs
 
 
 def sole_reader(value: ir.Value) -> ir.Node | None:

@@ -1,6 +1,7 @@
 """Units to groups: those that lie in the same places are chosen among each other."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,8 +9,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune.labels import WHOLE, Atoms, Label
-from onnxprune.op_rules.facts import Balanced, Linear
-from onnxprune.units import Units
+from onnxprune.op_rules.facts import Linear
+from onnxprune.units import Classes, Units, classes_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,64 +57,83 @@ class Closed:
     reason: str
 
 
-Pairs = npt.NDArray[np.int64]
+SINGLE = "all its channels go together, so none can go alone"
 
 
 def group_units(
     units: Units, raw: Sequence[Slot], slots: Sequence[Slot], linears: Sequence[Linear]
 ) -> tuple[tuple[Group, ...], tuple[Closed, ...]]:
-    """Gather open units by the set of slots they lie in, and closed atoms by their reason and the slot that made them."""
+    """Gather open units by the set of slots they lie in, and closed atoms by their reason and the slot that made them.
+
+    Units of which none can go without all the others make no group; they stand among the closed.
+    """
     makers = {linear.y: linear.node.name or "" for linear in linears}
-    pairs = _memberships([slot.label.atoms for slot in slots])
-    members = _by_signature(units.count, pairs)
+    classes = classes_of(units.count, [slot.label.atoms for slot in slots])
+    inside = _slots_of_first_units(classes, slots)
+    layers = _Layers(units.count, linears)
     names = _taken_names()
-    groups = []
-    for own in members:
-        inside = [slots[i] for i in np.unique(pairs[np.isin(pairs[:, 0], own[:1])][:, 1])]
-        groups.append(_group(own, inside, linears, units.balanced, names(_name(inside, makers))))
-    return tuple(groups), _closed(units, raw, makers)
+    groups, single = [], []
+    for own in _members(classes):
+        here = inside[classes[own[0]]]
+        group = _group(own, here, layers, units, names(_name(here, makers)))
+        if group.width > group.row_count:
+            groups.append(group)
+        else:
+            single.append(Closed(group.name, group.width, SINGLE))
+    return tuple(groups), (*_closed(units, raw, makers), *single)
 
 
-def _memberships(arrays: Sequence[Atoms]) -> Pairs:
-    """(unit, slot) pairs, each once."""
-    found = [np.unique(a[a != WHOLE]) for a in arrays]
-    if not found:
-        return np.empty((0, 2), np.int64)
-    slot = np.repeat(np.arange(len(found)), [f.size for f in found])
-    pairs = np.stack([np.concatenate(found), slot], axis=1)
-    return pairs[np.argsort(pairs[:, 0], kind="stable")]
+def _members(classes: Classes) -> list[Atoms]:
+    """The units of each class, the classes in the order of their first unit."""
+    order = np.argsort(classes, kind="stable")
+    order = order[classes[order] >= 0]
+    pieces = np.split(order, np.flatnonzero(np.diff(classes[order])) + 1) if order.size else []
+    return sorted(pieces, key=lambda piece: int(piece[0]))
 
 
-def _by_signature(count: int, pairs: Pairs) -> list[Atoms]:
-    """Units with the same slots, in the order of their first unit."""
-    marks = np.random.default_rng(0).integers(1, 2**62, size=int(pairs[:, 1].max(initial=-1)) + 1, dtype=np.uint64)
-    signature = np.zeros(count, np.uint64)
-    np.add.at(signature, pairs[:, 0], marks[pairs[:, 1]])
-    _, first, inverse = np.unique(signature, return_index=True, return_inverse=True)
-    order = np.argsort(inverse, kind="stable")
-    bounds = np.cumsum(np.bincount(inverse, minlength=len(first)))[:-1]
-    pieces = np.split(order, bounds)
-    return [np.sort(pieces[i]) for i in np.argsort(first) if signature[first[i]] != 0]
+def _slots_of_first_units(classes: Classes, slots: Sequence[Slot]) -> dict[int, list[Slot]]:
+    """The slots of each class, in graph order: those in which its first unit lies."""
+    first = np.zeros(classes.size + 1, np.bool_)
+    found = np.unique(classes, return_index=True)
+    first[found[1][found[0] >= 0]] = True
+    inside: dict[int, list[Slot]] = defaultdict(list)
+    for slot in slots:
+        atoms = slot.label.atoms
+        for unit in np.unique(atoms[first[atoms]]).tolist():
+            inside[int(classes[unit])].append(slot)
+    return inside
 
 
-def _group(own: Atoms, slots: list[Slot], linears: Sequence[Linear], balanced: Sequence[Balanced], name: str) -> Group:
-    values = {slot.value for slot in slots}
-    ours = set(own.tolist())
-    readers = tuple(x for x in linears if x.refit and x.x in values and not ours.isdisjoint(x.features.reshape(-1).tolist()))
-    writers = tuple(x for x in linears if x.y in values and not ours.isdisjoint(x.outputs.reshape(-1).tolist()))
-    nodes = {slot.reader for slot in slots if slot.reader is not None} | {slot.value.producer() for slot in slots}
-    names = {value.name for value in values} | {node.name for node in nodes if node is not None}
-    return Group(name, own, _rows(own, balanced), writers, readers, frozenset(n for n in names if n))
+class _Layers:
+    """The linear layers by what they read and write."""
+
+    def __init__(self, count: int, linears: Sequence[Linear]) -> None:
+        self._mark = np.zeros(count + 1, np.bool_)
+        self._reads: dict[ir.Value, list[Linear]] = defaultdict(list)
+        self._writes: dict[ir.Value, list[Linear]] = defaultdict(list)
+        for linear in linears:
+            self._writes[linear.y].append(linear)
+            if linear.refit:
+                self._reads[linear.x].append(linear)
+
+    def around(self, own: Atoms, values: Iterable[ir.Value]) -> tuple[tuple[Linear, ...], tuple[Linear, ...]]:
+        """(writers, readers) of some units, which lie on these values."""
+        self._mark[own] = True
+        writers = [x for value in values for x in self._writes.get(value, ()) if self._mark[x.outputs].any()]
+        readers = [x for value in values for x in self._reads.get(value, ()) if self._mark[x.features].any()]
+        self._mark[own] = False
+        return tuple(writers), tuple(readers)
 
 
-def _rows(own: Atoms, balanced: Sequence[Balanced]) -> npt.NDArray[np.int64] | None:
-    """The finest partition that the grouped convolutions ask of these units; None where they ask for none."""
-    cells = np.zeros(own.size, np.int64)
-    for fact in balanced:
-        where = np.stack([np.isin(own, row) for row in fact.atoms])
-        if where.any():
-            cells = np.unique(cells * (len(where) + 1) + where.argmax(axis=0) + where.any(axis=0), return_inverse=True)[1]
-    return cells if cells.max(initial=0) > 0 else None
+def _group(own: Atoms, slots: list[Slot], layers: _Layers, units: Units, name: str) -> Group:
+    values = dict.fromkeys(slot.value for slot in slots if slot.reader is None)
+    writers, readers = layers.around(own, values)
+    readers_of_slots = {slot.reader for slot in slots if slot.reader is not None and not slot.contracted}
+    nodes = readers_of_slots | {slot.value.producer() for slot in slots}
+    names = {slot.value.name for slot in slots if not slot.contracted} | {node.name for node in nodes if node is not None}
+    cells = np.unique(units.cell[own], return_inverse=True)[1].astype(np.int64)
+    rows = cells if cells.max() > 0 else None
+    return Group(name, own, rows, writers, readers, frozenset(n for n in names if n))
 
 
 def _name(slots: list[Slot], makers: dict[ir.Value, str]) -> str:
@@ -122,7 +142,7 @@ def _name(slots: list[Slot], makers: dict[ir.Value, str]) -> str:
     return made[0] if made else (slots[0].value.name or "")
 
 
-def _taken_names():  # type: ignore[no-untyped-def]
+def _taken_names() -> Callable[[str], str]:
     taken: dict[str, int] = {}
 
     def unique(name: str) -> str:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnxprune.atomic import Staged, staged, write_bytes
 from onnxprune.errors import BadInput
 from onnxprune.model_check import parse, require_external_data, require_valid, with_dense_tensors
-from onnxprune.serialise import in_memory, replace_tensors, root_message, tensor_bytes, tensors, to_bytes, to_proto
+from onnxprune.serialise import PROTOBUF_END, in_memory, replace_tensors, root_message, tensor_bytes, tensors, to_bytes, to_proto
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -22,7 +22,7 @@ Kind: TypeAlias = Literal["path", "bytes", "proto", "ir", "graphsurgeon"]
 PROTOBUF_LIMIT = 1_900_000_000
 """Bytes of tensors above which a model is written with external data; protobuf itself ends at 2 GiB."""
 
-_PROTOBUF_END = (1 << 31) - 1
+
 _INLINE_BYTES = 1024  # smaller tensors stay in the model file, so that shapes can be read without the data
 _ALIGNMENT = 64
 
@@ -112,7 +112,7 @@ def _load_path(path: Path) -> Loaded:
         raise BadInput(f"{path}: there is no such file")
     if not path.is_file():
         raise BadInput(f"{path}: not a file")
-    if path.stat().st_size > _PROTOBUF_END:
+    if path.stat().st_size > PROTOBUF_END:
         raise BadInput(f"{path}: {path.stat().st_size} bytes are more than a protobuf can hold (2 GiB), so not a model")
     try:
         data = path.read_bytes()

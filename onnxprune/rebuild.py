@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -38,15 +39,20 @@ def rebuild(
     collected: Collected,
     source: Source,
     sampling: Sampling,
+    mode: Literal["lsq", "scale"],
     tick: Tick = lambda: None,
 ) -> tuple[ir.Model, list[Rebuilt], int]:
     """The slim model with its layers solved again, what that gained, and the bytes of disk it needed.
 
-    Every layer whose input differs from the original's is solved, so that errors do not add up along the way.
+    `lsq`: every layer whose input differs from the original's is solved, so that errors do not add up along the way.
+    `scale`: the layers that lost input channels get one factor a channel (ThiNet).
     """
     model = slim.clone()
     values = values_by_name(model)
-    touched = [layer for layer in layers if layer.linear.x in downstream(analysis, keep)]
+    changed = downstream(analysis, keep)
+    touched = [layer for layer in layers if layer.linear.x in changed]
+    if mode == "scale":
+        touched = [layer for layer in touched if not np.all(keep[layer.linear.features])]
     frontier = Frontier(model, {value.name or "": number for value, number in wave.items()}, source)
     done: list[Rebuilt] = []
     for number in range(max((layer.wave for layer in touched), default=-1) + 1):
@@ -56,9 +62,9 @@ def rebuild(
         for batch, activations in enumerate(frontier.step(number, sorted(wanted))):
             for layer in ready:
                 _add(layer, keep, blocks[layer.name], collected.targets[layer.name][batch], activations, sampling, batch)
-        done += [_solve(layer, blocks[layer.name], values) for layer in ready]
+        done += [_solve(layer, keep, blocks[layer.name], values, mode) for layer in ready]
         tick()
-    return model, done, frontier.peak_bytes
+    return model, done, frontier.peak_bytes + collected.disk_bytes
 
 
 def downstream(analysis: Analysis, keep: Keep) -> set[ir.Value]:
@@ -105,14 +111,18 @@ def _add(
         block.add(inside, outside, beside, batch)
 
 
-def _solve(layer: Layer, blocks: Sequence[Block], values: dict[str, ir.Value]) -> Rebuilt:
+def _solve(layer: Layer, keep: Keep, blocks: Sequence[Block], values: dict[str, ir.Value], mode: str) -> Rebuilt:
     linear = layer.linear
     weight = values[linear.weight.name or ""]
     assert layer.bias is not None
     bias = values[layer.bias.name or ""]
     priors = to_matrix(linear, array_of(weight)).astype(np.float64)
     biases = np.split(array_of(bias).astype(np.float64).reshape(-1), linear.groups)
-    solved = [block.solve(prior, own) for block, prior, own in zip(blocks, priors, biases, strict=True)]
+    units = [features[keep[features]] for features in linear.features]
+    solved = [
+        block.solve(prior, own) if mode == "lsq" else block.scale(prior, own, unit)
+        for block, prior, own, unit in zip(blocks, priors, biases, units, strict=True)
+    ]
     matrix = np.stack([solution.weight for solution in solved])
     replace_constant(weight, from_matrix(linear, matrix, array_of(weight).shape))
     replace_constant(bias, np.concatenate([s.bias for s in solved]).reshape(array_of(bias).shape))

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.calibration.collect import Collected, LayerStatistics
-from onnxprune.calibration.least_squares import held_out_error, refit
 from onnxprune.calibration.statistics import F64, Moments
 from onnxprune.criteria import Criterion
+from onnxprune.criteria.curve import error_curve
 from onnxprune.criteria.problem import Options, Problem, Reader, Selection, Writer
 from onnxprune.dependency import Analysis
 from onnxprune.graph import array_of
@@ -18,36 +18,30 @@ from onnxprune.op_rules.facts import Linear
 from onnxprune.weights import to_matrix
 
 Tick = Callable[[], None]
-CURVE_RIDGE = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """One reader's held-out side: its moments to solve on and to judge on."""
+    """One reader with its held-out moments, and which block of its layer it is."""
 
     reader: Reader
     held: Moments
+    block: int
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """A group's selection, and what its readers lose at the widths asked for."""
+    """A group with the problem that was put to the criterion and what it selected; `judges` are its measured readers."""
 
     group: Group
+    problem: Problem
     selection: Selection
     judges: tuple[Judge, ...]
 
-    def error(self, width: int) -> float:
-        """The held-out error after refitting on `width` units, over the output energy, summed over the readers."""
-        kept = self.selection.keep(width)
-        total = 0.0
-        for judge in self.judges:
-            moments, reader = judge.reader.moments, judge.reader
-            assert moments is not None
-            stays = np.flatnonzero((reader.channel < 0) | np.isin(reader.channel, kept))
-            weight = refit(moments.gram, moments.cross, reader.weight, stays, CURVE_RIDGE)
-            total += held_out_error(moments, judge.held, weight, stays) / max(judge.held.energy, 1e-30)
-        return total
+    def errors(self, widths: Sequence[int]) -> F64:
+        """The readers' held-out errors after a refit on so many units, over their energies, summed."""
+        held = {id(judge.reader): judge.held for judge in self.judges}
+        return error_curve(self.problem, [held.get(id(r)) for r in self.problem.readers], self.selection, widths)
 
 
 def score(
@@ -69,8 +63,12 @@ def score(
         pairs = [(reader, held) for reader, held in made if np.any(reader.channel >= 0)]
         writers = tuple(_writer(group, linear) for linear in group.writers)
         problem = Problem(group.name, group.width, tuple(r for r, _ in pairs), writers, group.rows, seed + number)
-        judges = tuple(Judge(reader, held) for reader, held in pairs if held is not None)
-        scored.append(Scored(group, criterion.select(problem, options), judges))
+        judges = tuple(
+            Judge(reader, held, block)
+            for (reader, held), (_, block) in zip(made, readers, strict=True)
+            if held is not None and np.any(reader.channel >= 0)
+        )
+        scored.append(Scored(group, problem, criterion.select(problem, options), judges))
         tick()
     return scored
 

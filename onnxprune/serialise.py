@@ -7,6 +7,9 @@ import onnx_ir as ir
 
 from onnxprune.errors import BadInput
 
+PROTOBUF_END = (1 << 31) - 1
+"""Bytes that a protobuf message can have."""
+
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:
     """Serialise with all tensors inside, external ones too; `model` is not changed."""

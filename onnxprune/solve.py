@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -10,8 +9,9 @@ from onnxprune.calibration.least_squares import RIDGES, choose_ridge, refit, ref
 from onnxprune.calibration.rows import Rows
 from onnxprune.calibration.sampling import held_out
 from onnxprune.calibration.statistics import F64, Moments, Sums
+from onnxprune.criteria.channel_gram import channel_system, scale_weights
+from onnxprune.labels import Atoms
 
-Rebuild = Literal["lsq", "scale", "none"]
 RESERVOIR_BYTES = 96_000_000
 CLIPPED_ROUNDS = 6
 WIDE_ROWS = 2048
@@ -70,6 +70,19 @@ class Block:
         if self._clipped:
             weight, new_bias = self._reclip(everything, prior, rho, weight, new_bias)
         return Solution(weight, new_bias, before, after)
+
+    def scale(self, prior: F64, bias: F64, units: Atoms) -> Solution:
+        """One factor a unit instead of a new weight (ThiNet §3.3); `units` (F,) tells which unit a feature is of."""
+        if self._sums is None:
+            return Solution(prior, bias, np.nan, np.nan)
+        held, moments = self._sums[1], (self._sums[0] + self._sums[1]).centred()
+        judge = held.centred() if held.count else moments
+        _, channel = np.unique(units, return_inverse=True)
+        width = int(channel.max(initial=-1)) + 1
+        factors = scale_weights(channel_system(prior, moments, channel, width), np.arange(width))
+        weight = prior * factors[channel]
+        new_bias = moments.mean_y - weight @ moments.mean_x
+        return Solution(weight, new_bias, _error(judge, prior, bias), _error(judge, weight, new_bias))
 
     def _reclip(self, moments: Moments, prior: F64, rho: float, weight: F64, bias: F64) -> tuple[F64, F64]:
         """Alternate: where the target is clipped, ask only for what the layer does not give yet; refit; again."""

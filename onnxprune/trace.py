@@ -20,27 +20,45 @@ LONGEST_SHAPE = 64
 """No tensor has more axes than this, so longer vectors are not shapes."""
 
 
-@dataclass(frozen=True)
+Leaf = tuple[ir.Value, int]
+"""A tensor and one of its axes, whose size a Shape operator reads."""
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """An integer of the graph: element `element` of input `place` of `node` (None: the very input asked about)."""
+
+    node: ir.Node | None
+    place: int
+    element: int
+
+
+@dataclass(frozen=True, eq=False)
 class Origin:
     """Where one integer of a shape comes from.
 
-    `constant` integers stand in input `place` of `node` (None: the very input that was asked about), at `element`;
-    the others follow a run-time shape by themselves.
+    Either it is the constant `current` that stands at `place`; or it is computed from the sizes `leaves` (none: a
+    constant), in proportion to them where `proportional`, and as it stands where `direct`. A computed integer can be
+    replaced at `place`, where that is given: there it stands alone.
     """
 
-    constant: bool
-    node: ir.Node | None = None
-    place: int = 0
-    element: int = 0
-    current: int = 0
+    current: int
+    place: Place | None
+    leaves: tuple[Leaf, ...] = ()
+    proportional: bool = True
+    direct: bool = True
+
+
+PASSING = ("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape")
+ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Abs", "Neg", "Where")
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """Shapes and small integer vectors of one run, by value name; `batch` is the size of the inputs' first axis."""
+    """Shapes and small integer vectors of one run, by value name (vectors flat, in their own dtype); `batch` is the size of the inputs' first axis."""
 
     shapes: Mapping[str, Shape]
-    vectors: Mapping[str, Integers]
+    vectors: Mapping[str, npt.NDArray[np.integer]]
     batch: int
 
     def shape(self, value: ir.Value) -> Shape:
@@ -57,53 +75,82 @@ class Trace:
         """The integers in a short constant or traced vector, flat; None for anything else."""
         if value.const_value is not None:
             return _small_integers(value.const_value)
-        return self.vectors.get(value.name or "")
+        vector = self.vectors.get(value.name or "")
+        return None if vector is None else vector.astype(np.int64)
 
     def origin(self, value: ir.Value, element: int) -> Origin | None:
-        """Follow one element of an integer vector back to a constant or to a run-time shape; None where it is lost."""
-        return self._origin(value, element, None, 0)
+        """Follow one element of an integer vector back to a constant or to run-time shapes; None where it is lost."""
+        return self._origin(value, Place(None, 0, element), None)
 
-    def _origin(self, value: ir.Value, element: int, user: ir.Node | None, place: int) -> Origin | None:
+    def _origin(self, value: ir.Value, at: Place, alone: Place | None) -> Origin | None:
+        """`alone`: the place nearest to the reader where the integer stood alone."""
         numbers = self.integers(value)
+        if numbers is None:
+            return None
         if value.const_value is not None:
-            return None if numbers is None else Origin(True, user, place, element, int(numbers[element]))
+            return Origin(int(numbers[at.element]), at)
+        alone = alone or (at if numbers.size == 1 else None)
         node = value.producer()
-        if node is None or numbers is None:
+        if node is None:
             return None
         if node.op_type == "Shape":
-            return Origin(False)
-        if node.op_type in ("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape"):
-            return self._origin_at(node, 0, element)
+            return self._origin_in_shape(node, at.element, int(numbers[at.element]), alone)
+        if node.op_type in PASSING:
+            return self._origin_at(node, 0, at.element, alone)
         if node.op_type == "Concat":
-            return self._origin_in_concat(node, element)
+            return self._origin_in_concat(node, at.element, alone)
         if node.op_type in ("Gather", "Slice"):
-            return self._origin_picked(node, element)
-        return Origin(False) if self._from_shape(node) else None
+            return self._origin_picked(node, at.element, alone)
+        if node.op_type in ARITHMETIC:
+            return self._origin_computed(node, at.element, int(numbers[at.element]), alone)
+        return None
 
-    def _origin_at(self, node: ir.Node, place: int, element: int) -> Origin | None:
+    def _origin_at(self, node: ir.Node, place: int, element: int, alone: Place | None) -> Origin | None:
         value = node.inputs[place]
-        return None if value is None else self._origin(value, element, node, place)
+        return None if value is None else self._origin(value, Place(node, place, element), alone)
 
-    def _origin_in_concat(self, node: ir.Node, element: int) -> Origin | None:
+    def _origin_in_shape(self, node: ir.Node, element: int, current: int, alone: Place | None) -> Origin | None:
+        source, start = node.inputs[0], node.attributes.get("start")
+        if source is None or not self.knows(source):
+            return None
+        axis = element + range(len(self.shape(source)))[slice(0 if start is None else start.as_int(), None)].start
+        return Origin(current, alone, ((source, axis),))
+
+    def _origin_computed(self, node: ir.Node, element: int, current: int, alone: Place | None) -> Origin | None:
+        """All sizes that the operands come from; a constant operand has none."""
+        sides: list[Origin] = []
+        for place, value in enumerate(node.inputs):
+            numbers = self.integers(value) if value is not None else None
+            side = None if numbers is None else self._origin_at(node, place, element if numbers.size > 1 else 0, alone)
+            if side is None:
+                return None
+            sides.append(side)
+        leaves = tuple(dict.fromkeys(leaf for side in sides for leaf in side.leaves))
+        free = node.op_type == "Mul" or (node.op_type == "Div" and not sides[1].leaves)
+        return Origin(current, alone, leaves, free and all(side.proportional for side in sides), direct=False)
+
+    def _origin_in_concat(self, node: ir.Node, element: int, alone: Place | None) -> Origin | None:
         for place, value in enumerate(node.inputs):
             numbers = self.integers(value) if value is not None else None
             if numbers is None:
                 return None
             if element < numbers.size:
-                return self._origin_at(node, place, element)
+                return self._origin_at(node, place, element, alone)
             element -= numbers.size
         return None
 
-    def _origin_picked(self, node: ir.Node, element: int) -> Origin | None:
+    def _origin_picked(self, node: ir.Node, element: int, alone: Place | None) -> Origin | None:
         source = self.integers(node.inputs[0]) if node.inputs[0] is not None else None
         if source is None:
             return None
         picked = self._gathered(node, source.size) if node.op_type == "Gather" else self._sliced(node, source.size)
-        return None if picked is None else self._origin_at(node, 0, int(picked[element]))
+        return None if picked is None else self._origin_at(node, 0, int(picked[element]), alone)
 
     def _gathered(self, node: ir.Node, size: int) -> Integers | None:
         indices = self.integers(node.inputs[1]) if node.inputs[1] is not None else None
-        return None if indices is None else np.arange(size)[indices]
+        if indices is None or node.attributes.get_int("axis", 0) not in (0, -1):
+            return None
+        return np.arange(size)[indices]
 
     def _sliced(self, node: ir.Node, size: int) -> Integers | None:
         bounds = [self.integers(v) for v in (*node.inputs[1:3], *node.inputs[4:5]) if v is not None]
@@ -112,11 +159,6 @@ class Trace:
         if any(bound is None for bound in bounds):
             return None
         return np.arange(size)[slice(*(int(bound[0]) for bound in bounds if bound is not None))]
-
-    def _from_shape(self, node: ir.Node) -> bool:
-        """Whether an integer computation starts at a Shape: then it follows the pruned shapes by itself."""
-        producers = [value.producer() for value in node.inputs if value is not None and self.integers(value) is not None]
-        return any(p is not None and (p.op_type == "Shape" or self._from_shape(p)) for p in producers)
 
 
 def trace(model: ir.Model, feeds: Feeds) -> Trace:
@@ -129,7 +171,7 @@ def trace(model: ir.Model, feeds: Feeds) -> Trace:
     short = [name for name, shape in shapes.items() if len(shape) <= 1 and np.prod(shape) <= LONGEST_SHAPE]
     short = [name for name in short if name not in feeds]
     values = run(open_session(model, outputs=short), feeds) if short else {}
-    vectors = {n: v.astype(np.int64).reshape(-1) for n, v in values.items() if np.issubdtype(v.dtype, np.integer)}
+    vectors = {n: v.reshape(-1) for n, v in values.items() if np.issubdtype(v.dtype, np.integer)}
     batch = next((array.shape[0] for array in feeds.values() if array.ndim), 1)
     return Trace(shapes, vectors, batch)
 

@@ -5,7 +5,7 @@ import math
 
 import onnx
 import onnx_ir as ir
-from onnxscript.optimizer import fold_constants
+from onnxscript.optimizer import FOLDED_FROM_KEY, fold_constants
 
 GROWTH_LIMIT = 4_000_000
 """Bytes that folding one node may add to the model."""
@@ -39,6 +39,10 @@ def fold(model: ir.Model) -> ir.Model:
         return model
     for value, shape in shapes:
         value.shape = shape
+    for graph in trial.graphs():
+        for value in (*graph.initializers.values(), *(value for node in graph for value in node.outputs)):
+            # The folder's notes would end up in the user's file.
+            value.metadata_props.pop(FOLDED_FROM_KEY, None)
     return trial
 
 

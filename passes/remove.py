@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnxprune.dependency import Analysis, Keep
-from onnxprune.graph import Array, add_constant, array_of, nodes_by_name, replace_constant, values_by_name
+from onnxprune.graph import Array, add_constant, array_of, names_in, nodes_by_name, replace_constant, values_by_name
 from onnxprune.labels import Label
-from onnxprune.op_rules.facts import Size
+from onnxprune.op_rules.facts import Index, Size
 
 
 def remove(analysis: Analysis, keep: Keep) -> ir.Model:
@@ -20,6 +21,7 @@ def remove(analysis: Analysis, keep: Keep) -> ir.Model:
         labels = [slot.label for slot in slots]
         if any(_loses(label, keep) for label in labels):
             replace_constant(values[original.name or ""], sliced(array_of(original), labels, keep))
+    _renumber(model, [index for index in analysis.indices if _loses(index.label, keep)], keep)
     _rewrite_sizes(model, [size for size in analysis.sizes if _loses(size.label, keep)], keep)
     _update_shapes(analysis, values, keep)
     return model
@@ -40,9 +42,10 @@ def selector(shape: tuple[int, ...], labels: Sequence[Label], keep: Keep) -> Arr
 
 def sliced(array: Array, labels: Sequence[Label], keep: Keep) -> Array:
     """The elements of a constant that stay, row-major, as a tensor again."""
-    if all(len(label.axes) == 1 for label in labels):
-        for label in labels:
-            array = np.compress(keep[label.atoms], array, axis=label.axes[0])
+    by_axes = {label.axes: label for label in labels}  # uses of one constant are tied: their labels agree
+    if all(len(axes) == 1 for axes in by_axes):
+        for axes, label in by_axes.items():
+            array = np.compress(keep[label.atoms], array, axis=axes[0])
         return array
     mask = selector(array.shape, labels, keep)
     return array[mask].reshape([_length(mask, axis, labels, keep) for axis in range(array.ndim)])
@@ -57,33 +60,55 @@ def count(size: Size, keep: Keep) -> int:
     """How many positions of a size's axis stay."""
     stays = keep[size.label.atoms]
     others = tuple(a for a in range(stays.ndim) if a != size.axis)
-    return int(stays.any(axis=others).sum())
+    return int(stays.any(axis=others)[: size.upto].sum())
 
 
 def _rewrite_sizes(model: ir.Model, sizes: Sequence[Size], keep: Keep) -> None:
-    nodes = nodes_by_name(model)
+    nodes, taken = nodes_by_name(model), names_in(model.graph)
     by_place: dict[tuple[str, int | str], list[Size]] = defaultdict(list)
     for size in sizes:
         by_place[size.node.name or "", size.place].append(size)
     for (name, place), here in by_place.items():
         if isinstance(place, int):
-            _rewrite_input(model.graph, nodes[name], place, here, keep)
+            given = nodes[name].inputs[place] if place < len(nodes[name].inputs) else None
+            _replace_input(model.graph, nodes[name], place, _new_numbers(given, here, keep), taken)
         else:
             _rewrite_attribute(nodes[name], place, here, keep)
+    if any(size.current for size in sizes):  # what computed those sizes may be dead now
+        RemoveUnusedNodesPass()(model)
 
 
-def _rewrite_input(graph: ir.Graph, node: ir.Node, place: int, sizes: Sequence[Size], keep: Keep) -> None:
-    """A list of sizes may be shared by nodes that now need different ones: each gets its own."""
-    given = node.inputs[place] if place < len(node.inputs) else None
-    numbers = np.array(sizes[0].current, np.int64) if given is None else array_of(given).copy()
+def _new_numbers(given: ir.Value | None, sizes: Sequence[Size], keep: Keep) -> Array:
+    constant = given is not None and given.const_value is not None
+    dtype = np.int64 if given is None or given.dtype is None else given.dtype.numpy()
+    numbers = array_of(given).copy() if given is not None and constant else np.array(sizes[0].current, dtype)
     for size in sizes:
         numbers.reshape(-1)[size.element] = count(size, keep)
-    fresh = add_constant(graph, f"{node.name}.sizes", numbers)
+    return numbers
+
+
+def _replace_input(graph: ir.Graph, node: ir.Node, place: int, numbers: Array, taken: set[str]) -> None:
+    """A list of sizes may be shared by nodes that now need different ones: each gets its own."""
+    given = node.inputs[place] if place < len(node.inputs) else None
+    fresh = add_constant(graph, f"{node.name}.sizes", numbers, taken=taken)
     node.resize_inputs(max(place + 1, len(node.inputs)))
     node.replace_input_with(place, fresh)
     node.attributes.pop("num_outputs", None)
-    if given is not None and not given.uses() and not given.is_graph_output() and not given.is_graph_input():
+    if given is not None and given.is_initializer() and not (given.uses() or given.is_graph_output() or given.is_graph_input()):
         del graph.initializers[given.name or ""]
+
+
+def _renumber(model: ir.Model, indices: Sequence[Index], keep: Keep) -> None:
+    """Picked positions that go are no longer picked; the others move down."""
+    nodes, taken = nodes_by_name(model), names_in(model.graph)
+    for index in indices:
+        node, stays = nodes[index.node.name or ""], keep[index.label.atoms]
+        given = node.inputs[index.place]
+        assert given is not None
+        old = array_of(given)
+        new = (np.cumsum(stays) - 1)[old]
+        numbers = (new if old.ndim == 0 else new[stays[old]]).astype(old.dtype)
+        _replace_input(model.graph, node, index.place, np.asarray(numbers), taken)
 
 
 def _rewrite_attribute(node: ir.Node, name: str, sizes: Sequence[Size], keep: Keep) -> None:

@@ -1,6 +1,7 @@
 """A little builder of image graphs for the random-graph strategy: every layer it appends fits the value before it."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,9 +26,9 @@ class GraphBuilder:
     initializers: list[onnx.TensorProto] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
 
-    def constant(self, array: np.ndarray) -> str:
+    def constant(self, array: np.ndarray | np.generic) -> str:
         name = f"k{len(self.initializers)}"
-        self.initializers.append(onnx.numpy_helper.from_array(array, name))
+        self.initializers.append(onnx.numpy_helper.from_array(np.asarray(array), name))
         return name
 
     def integers(self, *values: int) -> str:
@@ -37,11 +38,11 @@ class GraphBuilder:
         """Random numbers whose scale follows the kind: w, b, gamma, beta, mean, var or slope."""
         return self.constant(draw_weight(kind, shape, self.rng))
 
-    def node(self, op_type: str, *inputs: str, **attributes: object) -> str:
+    def node(self, op_type: str, *inputs: str, **attributes: Any) -> str:
         """Append a node with one output and return the output's name."""
         return self.nodes_out(op_type, 1, *inputs, **attributes)[0]
 
-    def nodes_out(self, op_type: str, count: int, *inputs: str, **attributes: object) -> list[str]:
+    def nodes_out(self, op_type: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
         """Append a node with `count` outputs and return their names."""
         outputs = [f"v{len(self.nodes)}_{index}" for index in range(count)]
         self.nodes.append(onnx.helper.make_node(op_type, list(inputs), outputs, **attributes))
@@ -63,7 +64,8 @@ class GraphBuilder:
 
     def model(self, output: str) -> onnx.ModelProto:
         """The model of what `output` needs, over the one input `x` (N, 3, 8, 8)."""
-        needed, nodes = {output}, []
+        needed: set[str] = {output}
+        nodes: list[onnx.NodeProto] = []
         for node in reversed(self.nodes):
             if needed.intersection(node.output):
                 nodes.insert(0, node)

@@ -12,8 +12,15 @@ from onnxprune.criteria.channel_gram import flap_scores
 from onnxprune.criteria.problem import Index, Problem, Reader, Selection
 
 
+CURVE_RIDGE = 1e-2
+
+
 def error_curve(
-    problem: Problem, held: Sequence[Moments | None], selection: Selection, widths: Sequence[int], rho: float = 1e-2
+    problem: Problem,
+    held: Sequence[Moments | None],
+    selection: Selection,
+    widths: Sequence[int],
+    rho: float = CURVE_RIDGE,
 ) -> F64:
     """(len(widths),) the readers' normalised errors after a refit on the kept units, summed, judged on `held`.
 

@@ -11,23 +11,20 @@ from onnxprune.criteria.problem import Index, Options, Problem, Reader, Selectio
 from onnxprune.criteria.threads import single_threaded
 from onnxprune.criteria.turns import Turns
 
-_UNITS_IN_SINGLE_STEPS = 1024
-
 
 @single_threaded
 def select(problem: Problem, options: Options) -> Selection:
     """Greedy removal of the unit that raises the readers' refitted, normalised error least.
 
     `cost` is exact: after k removals it is the ridged error that an explicit refit on the rest has. Readers
-    without a Gram matrix count with Var(x_j)·‖W_:j‖² (FLAP). Above 1,024 units `options.chunk` = 0 removes two or
-    more of the cheapest a step; their joint cost stays exact, only the choice is that much less fresh.
+    without a Gram matrix count with Var(x_j)·‖W_:j‖² (FLAP). With `options.chunk` above 1 each step removes that many
+    of the cheapest; their joint cost stays exact, only the choice is that much less fresh.
     """
     measured = [reader for reader in problem.readers if reader.moments is not None]
     eliminations = [_start(reader, problem.width, options.ridge) for reader in measured]
     shares = [1 / reader.energy() for reader in measured]
     fixed = _fixed_costs(problem)
-    chunk = options.chunk or -(-problem.width // _UNITS_IN_SINGLE_STEPS)
-    order, increases = _eliminate(problem, eliminations, shares, fixed, chunk)
+    order, increases = _eliminate(problem, eliminations, shares, fixed, options.chunk)
     start = sum(share * elimination.objective for share, elimination in zip(shares, eliminations, strict=True))
     cost = max(0.0, start) + np.concatenate([[0.0], np.cumsum(increases)])
     return Selection(order, cost=cost, rows=problem.row_count)

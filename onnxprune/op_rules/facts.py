@@ -54,8 +54,8 @@ class Balanced:
 class Size:
     """An integer of the node follows a label: element `element` of input or attribute `place`.
 
-    Its new value is the number of positions along `label.axes[axis]` that stay. `current` is the whole list as it
-    stands, for nodes that leave it out.
+    Its new value is the number of positions along `label.axes[axis]` that stay, of the first `upto` if that is
+    given. `current` is the whole list as it stands, for an input that is left out or computed.
     """
 
     node: ir.Node
@@ -63,7 +63,38 @@ class Size:
     element: int | None
     label: Label
     axis: int = 0
+    upto: int | None = None
     current: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Follow:
+    """A size is computed at run time in proportion to that of another axis: both must always lose in proportion.
+
+    `source` and `target` are a label and which of its axes; of the target only the first `upto` positions count.
+    """
+
+    source: tuple[Label, int]
+    target: tuple[Label, int]
+    upto: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Element `element` of the integers at input `index` is computed from labelled sizes, and the rule saw to it."""
+
+    index: int
+    element: int
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """Input `place` of `node` holds positions along the axis of `label`: those that stay are numbered anew."""
+
+    node: ir.Node
+    place: int
+    label: Label
 
 
 Kind = Literal["conv", "conv_transpose", "gemm", "matmul", "left_matmul"]
@@ -98,5 +129,5 @@ class Product:
     macs: int
 
 
-Fact = Out | Param | Tie | Fixed | Balanced | Size | Linear | Product
+Fact = Out | Param | Tie | Fixed | Balanced | Size | Follow | Settled | Index | Linear | Product
 Facts = Iterator[Fact]

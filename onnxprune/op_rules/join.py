@@ -57,7 +57,7 @@ def _split_size(op: Op, element: int, label: Label, sizes: tuple[int, ...]) -> F
     if op.has(1):
         yield from follows(op, 1, element, label)
     else:
-        yield Size(op.node, 1 if op.opset >= 13 else "split", element, label, 0, sizes)
+        yield Size(op.node, 1 if op.opset >= 13 else "split", element, label, current=sizes)
 
 
 @rule("Slice")
@@ -103,20 +103,23 @@ def _bounds(op: Op) -> list[Bound] | None:
 
 
 def _moved_bounds(op: Op, element: int, label: Label) -> Facts:
-    """A bound counts positions from one end: its new value counts those that stay."""
+    """A bound counts positions: its new value counts those before it that stay."""
     width = label.atoms.size
     for index, name in ((1, "starts"), (2, "ends")):
         numbers = op.ints(index) if op.has(1) else np.asarray(op.attr(name))
         assert numbers is not None
         bound = int(numbers[element])
-        if bound == 0 or not -width < bound < width:
+        if bound == 0 or (not -width < bound < width and _constant(op, index)):
             continue  # a bound at or past an end stays there
-        if bound < 0:
-            yield Fixed(label.atoms, "Slice counts a bound from the end")
-        elif op.has(1):
-            yield from follows(op, index, element, Label(label.axes, label.atoms[:bound]))
+        before = max(0, min(width, bound if bound > 0 else width + bound))
+        if op.has(1):
+            yield from follows(op, index, element, label, upto=before)
         else:
-            yield Size(op.node, name, element, Label(label.axes, label.atoms[:bound]))
+            yield Size(op.node, name, element, label, upto=before)
+
+
+def _constant(op: Op, index: int) -> bool:
+    return not op.has(index) or op.constant(index)
 
 
 @rule("Pad")

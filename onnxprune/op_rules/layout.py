@@ -3,7 +3,7 @@
 import numpy as np
 
 from onnxprune.labels import Label, Labels, apart_from, on, reshaped, touching, transposed
-from onnxprune.op_rules.facts import Facts, Out
+from onnxprune.op_rules.facts import Facts, Fixed, Index, Out
 from onnxprune.op_rules.registry import Op, fix, follows, rule
 
 
@@ -67,18 +67,36 @@ def tile(op: Op) -> Facts:
 
 @rule("Gather")
 def gather(op: Op) -> Facts:
-    """Other axes than the gathered one pass, moved by the rank of the indices."""
+    """Positions are picked by constant indices, which are numbered anew; the other axes pass."""
     if op.constant(0):
         return
     axis, rank = op.attr("axis", 0) % len(op.shape()), len(op.shape(1))
-    yield from fix(touching(op.labels(), [axis]), "Gather picks positions along it")
+    picked = touching(op.labels(), [axis])
     others = apart_from(op.labels(), [axis])
     straddling = tuple(x for x in others if x.axes[0] < axis < x.axes[-1])
     yield from fix(straddling, "Gather picks between the axes that its channels are split over")
-    yield Out(0, tuple(x if x.axes[-1] < axis else x.moved(rank - 1) for x in others if x not in straddling))
+    passing = tuple(x if x.axes[-1] < axis else x.moved(rank - 1) for x in others if x not in straddling)
+    indices = op.ints(1) if op.constant(1) else None
+    if picked and (indices is None or rank > 1 or len(picked[0].axes) > 1):
+        yield from fix(picked, "Gather picks positions along it that are not known, or lie over several axes")
+        picked = ()
+    for label in picked:
+        yield Index(op.node, 1, label)
+        if rank == 0:  # the picked position becomes the whole output, so it must stay
+            yield Fixed(label.atoms[indices], "Gather picks one position")
+    taken = on(axis, picked[0].atoms[indices]) if picked and rank == 1 else ()
+    yield Out(0, (*taken, *passing))
 
 
-@rule("Shape", "Size", "ConstantOfShape", "Range", "NonZero")
+@rule("Shape", "ConstantOfShape", "Range")
 def channel_free(op: Op) -> Facts:
-    """Sizes are read, not channels: they follow the pruned tensor by themselves."""
-    yield Out(0, on(0, np.empty(0, np.int64)))
+    """Sizes are read, not channels: where they go is looked at in `sizes.py`."""
+    for index in op.outputs():
+        yield Out(index, ())
+
+
+@rule("Size", "NonZero")
+def counting(op: Op) -> Facts:
+    """The result depends on how many positions there are."""
+    yield from fix(op.labels(), f"{op.node.op_type} counts its positions")
+    yield Out(0, ())

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune.labels import WHOLE, Atoms, Label, Labels, Shape, atoms_of
-from onnxprune.op_rules.facts import Facts, Fixed, Size
-from onnxprune.trace import Trace
+from onnxprune.op_rules.facts import Facts, Fixed, Follow, Settled, Size
+from onnxprune.trace import Leaf, Place, Trace
 
 Rule = Callable[["Op"], Facts]
 RULES: dict[tuple[str, str], Rule] = {}
@@ -102,15 +102,45 @@ def fix(labels: Labels, reason: str) -> Facts:
         yield Fixed(label.atoms, reason)
 
 
-def follows(op: Op, index: int, element: int, label: Label, axis: int = 0) -> Facts:
-    """Element `element` of the integer list at input `index` holds a labelled size: rewrite it, or fix the label."""
-    wanted = int(label.atoms.shape[axis])
+def follows(op: Op, index: int, element: int, label: Label, axis: int = 0, upto: int | None = None) -> Facts:
+    """Element `element` of the integer list at input `index` counts a label's positions (the first `upto` of them).
+
+    It is rewritten where it is a constant, or stands alone and is computed from labelled sizes only; left to follow
+    by itself where it is proportional to a labelled size; else the label is fixed. A constant that holds another
+    number (0 or −1 in a Reshape, 1 in an Expand) is left alone, unless a count is asked for.
+    """
+    wanted = int(label.atoms.shape[axis]) if upto is None else upto
     origin = op.trace.origin(op.input(index), element)
-    if origin is None:
+    if origin is not None and not origin.leaves and origin.place is not None and origin.direct:
+        if origin.current == wanted or upto is not None:
+            yield _size(op, index, origin.place, label, axis, upto)
+        return
+    sources = [labelled_axis(op.labelled, leaf) for leaf in origin.leaves] if origin is not None else []
+    known = [source for source in sources if source is not None]
+    exact = upto is not None or (origin is not None and origin.current == wanted)
+    if origin is not None and origin.place and not origin.direct and exact and len(known) == len(sources):
+        yield Settled(index, element)
+        yield _size(op, index, origin.place, label, axis, upto, (origin.current,))
+    elif origin is not None and origin.proportional and len(known) == 1 and origin.current == wanted:
+        yield Settled(index, element)
+        yield Follow(known[0], (label, axis), wanted, f"its size is computed from that of {origin.leaves[0][0].name!r}")
+    else:
         where = op.input(index).name
         yield Fixed(label.atoms, f"its size is computed at run time in {where!r}, in a way no rule follows")
-    elif origin.constant and origin.current == wanted:
-        yield Size(origin.node or op.node, origin.place if origin.node else index, origin.element, label, axis)
+
+
+def _size(
+    op: Op, index: int, at: Place, label: Label, axis: int, upto: int | None, current: tuple[int, ...] = ()
+) -> Size:
+    node, place = (op.node, index) if at.node is None else (at.node, at.place)
+    return Size(node, place, at.element, label, axis, upto, current)
+
+
+def labelled_axis(labelled: Mapping[ir.Value, Labels], leaf: Leaf) -> tuple[Label, int] | None:
+    """The label that lies on an axis of a value, and which of the label's axes that is."""
+    value, axis = leaf
+    found = [label for label in labelled.get(value, ()) if axis in label.axes]
+    return (found[0], found[0].axes.index(axis)) if found else None
 
 
 def any_label(labels: Labels) -> bool:

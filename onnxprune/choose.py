@@ -1,0 +1,163 @@
+"""Widths for every open group: what the budget asks for, by shares or by damage to the outputs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.allocate import Choice, Cost, Widths, least_damage, uniform
+from onnxprune.calibration.window import batch_of, cut
+from onnxprune.config import Config
+from onnxprune.costs import CostModel
+from onnxprune.dependency import Analysis, Group
+from onnxprune.graph import Array
+from onnxprune.layers import Layer
+from onnxprune.prepare import Data, matches
+from onnxprune.probe import probe
+from onnxprune.scoring import Scored
+from onnxprune.widths import allowed_widths, nearest_width
+
+Tick = Callable[[], None]
+PROBE_MACS = 2e11
+"""Multiply–adds that the probes of a small model may cost: a few seconds. A large one gets one pass over its data."""
+PROBE_BYTES = 256_000_000
+MOST_WIDTHS, MOST_INPUTS, FEW_INPUTS = 7, 128, 16
+CAREFUL, USUAL = 0.75, 0.5
+"""The default share of multiply–adds that stays: with synthetic inputs, and with real ones."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The width of each open group, in the order of `names`, its readers' held-out error, and how it came about."""
+
+    names: tuple[str, ...]
+    widths: Widths
+    errors: tuple[float | None, ...]
+    allocation: str
+
+
+def budget_of(config: Config, synthetic: bool) -> tuple[str, float]:
+    """(kind, share): what the options ask for, or the default for this data."""
+    if config.ratio is not None:
+        return "ratio", config.ratio
+    if config.params is not None:
+        return "params", config.params
+    if config.speedup is not None:
+        return "macs", 1 / config.speedup
+    if config.macs is not None:
+        return "macs", config.macs
+    if config.ratios:
+        return "ratios", 0.0
+    return "macs", CAREFUL if synthetic else USUAL
+
+
+def choose(
+    analysis: Analysis,
+    scored: Sequence[Scored],
+    costs: CostModel,
+    layers: Sequence[Layer],
+    data: Data,
+    config: Config,
+    align: int,
+    tick: Tick = lambda: None,
+) -> Chosen:
+    """Set the width of every scored group.
+
+    Raises BudgetNotMet where no allowed widths meet the budget.
+    """
+    groups = [one.group for one in scored]
+    names = tuple(group.name for group in groups)
+    candidates = [_candidates(group, config, align) for group in groups]
+    kind, share = budget_of(config, data.source.synthetic)
+    if kind in ("ratio", "ratios"):
+        rate = share if kind == "ratio" else 0.0
+        widths = [w[0] if len(w) == 1 else nearest_width(w, w[-1] * (1 - rate)) for w in candidates]
+        return Chosen(names, np.array(widths, np.int64), _errors(scored, widths), "the same share of every group")
+    cost, target = _cost(analysis, groups, costs, kind, share)
+    measured = all(one.judges for one in scored)
+    if config.allocate == "uniform" or not measured:
+        widths = uniform(candidates, cost, target)
+        why = "asked for" if config.allocate == "uniform" else "no statistics were collected to price groups with"
+        return Chosen(names, widths, _errors(scored, widths), f"uniform: {why}")
+    damage = _damage(analysis, scored, candidates, layers, data, costs, tick)
+    widths = least_damage([Choice(w, d) for w, d in zip(candidates, damage, strict=True)], cost, target)
+    why = "the summed damage to the outputs, one group at a time, is least"
+    return Chosen(names, widths, _errors(scored, widths), f"global: {why}")
+
+
+def _candidates(group: Group, config: Config, align: int) -> list[int]:
+    """The allowed widths; the one that `--ratios` sets where it names the group."""
+    widths = allowed_widths(group, align)
+    for pattern, rate in config.ratios.items():
+        if matches(group.names | {group.name}, [pattern]):
+            return [nearest_width(widths, group.width * (1 - rate))]
+    return widths
+
+
+def _cost(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: str, share: float) -> tuple[Cost, float]:
+    """The budget's count as a function of the open groups' widths, and its target."""
+    count = costs.macs if kind == "macs" else costs.params
+    place = {id(group): i for i, group in enumerate(analysis.groups)}
+    index = np.array([place[id(group)] for group in groups], np.intp)
+
+    def cost(widths: np.ndarray) -> np.ndarray:
+        every = np.broadcast_to(costs.full, (*widths.shape[:-1], costs.full.size)).copy()
+        every[..., index] = widths
+        return count(every)
+
+    return cost, share * float(count(costs.full))
+
+
+def _errors(scored: Sequence[Scored], widths: Sequence[int] | Widths) -> tuple[float | None, ...]:
+    return tuple(
+        float(one.errors([int(width)])[0]) if one.judges else None for one, width in zip(scored, widths, strict=True)
+    )
+
+
+def _damage(
+    analysis: Analysis,
+    scored: Sequence[Scored],
+    candidates: Sequence[Sequence[int]],
+    layers: Sequence[Layer],
+    data: Data,
+    costs: CostModel,
+    tick: Tick,
+) -> list[list[float]]:
+    """The damage of every candidate: layer errors, scaled by what the probes saw at some of the widths."""
+    count, inputs = _probe_size(analysis, len(scored), data, float(costs.macs(costs.full)))
+    probed = [_some(widths[:-1], count) for widths in candidates]
+    feeds = _probe_feeds(data, inputs)
+    seen = probe(analysis, layers, scored, probed, feeds, tick)
+    return [_priced(*parts) for parts in zip(scored, candidates, probed, seen, strict=True)]
+
+
+def _probe_size(analysis: Analysis, groups: int, data: Data, macs: float) -> tuple[int, int]:
+    """(widths a group, inputs): as many as the budget of multiply–adds allows; half the network is run each time."""
+    allowance = max(PROBE_MACS, data.source.samples * macs)
+    runs = allowance / max(macs / 2, 1.0) / max(groups, 1)
+    widths = int(np.clip(runs / FEW_INPUTS, 1, MOST_WIDTHS))
+    return widths, int(np.clip(runs / widths, 4, MOST_INPUTS))
+
+
+def _some(widths: Sequence[int], count: int) -> list[int]:
+    if len(widths) <= count:
+        return list(widths)
+    return [widths[i] for i in np.unique(np.linspace(0, len(widths) - 1, count + 2)[1:-1].round().astype(int))]
+
+
+def _probe_feeds(data: Data, inputs: int) -> Mapping[str, Array]:
+    """The first inputs laid aside; one batch, for the probes run it at once."""
+    first = next(iter(data.apart.batches()))
+    return cut(first, data.axes, 0, min(inputs, batch_of(first, data.axes)))
+
+
+def _priced(scored: Scored, widths: Sequence[int], probed: Sequence[int], seen: Sequence[float]) -> list[float]:
+    """damage(k) = layer error(k) × what the probes say one unit of it does, between probed widths interpolated."""
+    errors = scored.errors(widths[:-1])
+    if not probed:
+        return [*errors.tolist(), 0.0]
+    at_probed = np.array([errors[list(widths).index(w)] for w in probed])
+    rates = np.asarray(seen) / np.maximum(at_probed, 1e-12)
+    return [*(errors * np.interp(widths[:-1], probed, rates)).tolist(), 0.0]
+
+

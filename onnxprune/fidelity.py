@@ -1,0 +1,84 @@
+"""How near a pruned model stays: to the original's outputs, to labels, to a metric of the user's."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.calibration.source import Source
+from onnxprune.errors import BadInput
+from onnxprune.graph import Array
+from onnxprune.report import Fidelity
+from onnxprune.runtime import open_session, run
+
+Metric = Callable[[Any], float]
+
+
+def compare(original: ir.Model, pruned: ir.Model, source: Source, held_out: bool) -> Fidelity:
+    """Run both on the same inputs: ‖y − y₀‖/‖y₀‖ over all outputs, and top-1 agreement where there is one classifier.
+
+    Floating-point outputs are compared; each counts with its own norm, so that large numbers do not hide small ones.
+    """
+    first, second = open_session(original), open_session(pruned)
+    errors: dict[str, Array] = {}
+    agreed = counted = samples = 0
+    for feeds in source.batches():
+        a, b = run(first, feeds), run(second, feeds)
+        for name in a:
+            if np.issubdtype(a[name].dtype, np.floating) and a[name].shape == b[name].shape:
+                x, y = a[name].astype(np.float64), b[name].astype(np.float64)
+                errors[name] = errors.get(name, np.zeros(2)) + [np.sum((x - y) ** 2), np.sum(x**2)]
+        classes = _classes(a)
+        if classes is not None:
+            agreed += int(np.sum(a[classes].argmax(-1) == b[classes].argmax(-1)))
+            counted += len(a[classes])
+        samples += len(next(iter(feeds.values())))
+    relative = [float(np.sqrt(e / max(n, 1e-30))) for e, n in errors.values()]
+    mean = float(np.mean(relative)) if relative else 0.0
+    return Fidelity(
+        samples=samples,
+        held_out=held_out,
+        relative_error=mean,
+        top1_agreement=agreed / counted if counted else None,
+    )
+
+
+def _classes(outputs: dict[str, Array]) -> str | None:
+    """The only output that looks like scores of classes: two axes, several columns."""
+    found = [n for n, y in outputs.items() if y.ndim == 2 and y.shape[1] > 1 and np.issubdtype(y.dtype, np.floating)]
+    return found[0] if len(found) == 1 and len(outputs) == 1 else None
+
+
+def accuracy(model: ir.Model, source: Source, labels: Array) -> float:
+    """The share of inputs whose largest score is the label's.
+
+    Raises BadInput where the model is no classifier.
+    """
+    session, right, seen = open_session(model), 0, 0
+    for feeds in source.batches():
+        outputs = run(session, feeds)
+        name = _classes(outputs)
+        if name is None:
+            shapes = {n: y.shape for n, y in outputs.items()}
+            raise BadInput(f"--eval needs one output (N, classes), the model has {shapes}; use --metric module:function")
+        scores = outputs[name]
+        right += int(np.sum(scores.argmax(-1) == labels[seen : seen + len(scores)]))
+        seen += len(scores)
+    return right / max(seen, 1)
+
+
+def load_metric(text: str) -> Metric:
+    """The function that `module:function` names; it takes an onnxruntime session and returns a number, higher is better.
+
+    Raises BadInput where it cannot be imported.
+    """
+    module, _, name = text.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BadInput(f"--metric {text!r} cannot be imported ({error}); write module:function") from error
+    if not callable(found):
+        raise BadInput(f"--metric {text!r} is not a function")
+    return found  # type: ignore[no-any-return]

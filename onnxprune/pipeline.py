@@ -1,0 +1,129 @@
+"""The one way through: load, analyse, collect, score, allocate, remove, rebuild, verify, measure."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from onnxprune.calibration.collect import Collected, collect
+from onnxprune.calibration.sampling import Sampling
+from onnxprune.choose import Chosen, choose
+from onnxprune.config import Config, make_config
+from onnxprune.costs import cost_model
+from onnxprune.criteria import Options, lookup
+from onnxprune.dependency import Keep
+from onnxprune.errors import BadInput
+from onnxprune.layers import Layer, layers_in_order
+from onnxprune.measure import measure, open_judge
+from onnxprune.model_io import ModelSource, like, load
+from onnxprune.passes.remove import remove
+from onnxprune.plan import Plan
+from onnxprune.planning import keep_of_widths, make_plan, provable
+from onnxprune.prepare import Data, Prepared, open_data, prepare
+from onnxprune.progress import Progress, Silent, Stages
+from onnxprune.rebuild import rebuild
+from onnxprune.report import Report
+from onnxprune.reporting import Outcome, make_report
+from onnxprune.scoring import Scored, score
+from onnxprune.verify import prove
+from onnxprune.widths import runtime_block
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What `compress` returns: the pruned model (of the kind that was given), the plan and the report."""
+
+    model: Any
+    plan: Plan
+    report: Report
+
+
+def compress(
+    model: ModelSource,
+    *,
+    calib: object = None,
+    eval: object = None,
+    metric: str | None = None,
+    config: Config | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Result:
+    """Prune a model: fewer channels, the rest solved again so that outputs stay near the original's, and a proof.
+
+    `calib` is what `--calib` takes, or arrays, an iterable of feeds, a CalibrationDataReader; None for synthetic
+    inputs. `eval` is a labelled `.npz`, `metric` a "module:function". Options are the fields of `Config`, and go
+    before those of `config`.
+
+    Raises BadInput (model, data or option unusable), BudgetNotMet, or ProofFailed; the model given is never changed.
+    """
+    base = config.model_dump(exclude_unset=True) if config is not None else {}
+    settings = make_config(**{**base, **options})
+    stages = Stages(progress or Silent())
+    criterion = lookup(settings.method)
+    with stages.stage("analyse"):
+        loaded = load(model)
+        judge = open_judge(loaded.model, eval, metric, settings)
+        data = open_data(loaded.model, calib, settings)
+        fold = criterion.needs_data or settings.rebuild != "none"
+        prepared = prepare(loaded.model, data, settings, fold)
+    layers, wave = layers_in_order(prepared.analysis)
+    layers = [layer for layer in layers if layer.name not in prepared.frozen and layer.bias is not None]
+    sampling = Sampling(data.source.samples, prepared.analysis.trace, settings.seed)
+    collected = _collect(prepared, layers, data, sampling, stages) if fold else None
+    scored = _score(prepared, collected, settings, stages)
+    chosen, keep, refused = _choose(prepared, scored, layers, data, settings, stages)
+    with stages.stage("remove"):
+        slim = remove(prepared.analysis, keep)
+    solved, disk = [], 0
+    if collected is not None and settings.rebuild != "none":
+        with stages.stage("rebuild", max((layer.wave for layer in layers), default=0) + 1) as tick:
+            analysis = prepared.analysis
+            slim, solved, disk = rebuild(
+                analysis, slim, keep, layers, wave, collected, data.source, sampling, settings.rebuild, tick
+            )
+    with stages.stage("verify"):
+        proof = prove(prepared.analysis, slim, keep, data.sample)
+    with stages.stage("measure"):
+        measured = measure(prepared.original, slim, data, judge, settings)
+    plan = make_plan(prepared, chosen, keep, settings)
+    outcome = Outcome(slim, chosen, refused, solved, proof, measured, stages.seconds, disk)
+    return Result(like(slim, loaded), plan, make_report(loaded, settings, prepared, data, plan, outcome))
+
+
+def _collect(prepared: Prepared, layers: list[Layer], data: Data, sampling: Sampling, stages: Stages) -> Collected:
+    """Sweep 1."""
+    readers = frozenset(linear.node.name or "" for group in prepared.groups for linear in group.readers)
+    with stages.stage("collect", data.source.samples) as tick:
+        return collect(prepared.analysis.model, layers, readers, data.source, sampling, tick)
+
+
+def _score(prepared: Prepared, collected: Collected | None, config: Config, stages: Stages) -> list[Scored]:
+    options = Options(norm=config.norm, forward=config.forward)
+    with stages.stage("score", len(prepared.groups)) as tick:
+        return score(
+            prepared.analysis, collected, lookup(config.method), options, config.seed, prepared.groups, tick
+        )
+
+
+def _choose(
+    prepared: Prepared, scored: list[Scored], layers: list[Layer], data: Data, config: Config, stages: Stages
+) -> tuple[Chosen, Keep, dict[str, str]]:
+    """Allocate, and make sure that the removal can be proved before any layer is solved; refuse groups that cannot."""
+    costs = cost_model(prepared.analysis)
+    align = runtime_block() if config.align == "auto" else config.align
+    refused: dict[str, str] = {}
+    while True:
+        open_now = [one for one in scored if one.group.name not in refused]
+        if not open_now:
+            raise BadInput(_nothing(prepared, refused))
+        with stages.stage("allocate", len(open_now)) as tick:
+            chosen = choose(prepared.analysis, open_now, costs, layers, data, config, align, tick)
+        keep = keep_of_widths(prepared.analysis, open_now, chosen)
+        with stages.stage("verify"):
+            failed = provable(prepared.analysis, keep, open_now, data.sample)
+        if not failed:
+            return chosen, keep, refused
+        refused |= failed
+
+
+def _nothing(prepared: Prepared, refused: dict[str, str]) -> str:
+    closed = [f"{c.name} ({c.width}): {c.reason}" for c in prepared.closed] + [f"{n}: {r}" for n, r in refused.items()]
+    return "no channel of this model can go:\n  " + "\n  ".join(closed or ["it has no layer with a constant weight"])

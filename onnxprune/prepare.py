@@ -1,0 +1,150 @@
+"""From a user's model and data to an analysed graph: pre-pass, data, trace, groups, and what must stay as it is."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+import onnx_ir as ir
+
+from onnxprune.calibration.inputs import batch_axes, fixed_batch
+from onnxprune.calibration.source import ImageOptions, Source, input_specs, open_calibration
+from onnxprune.calibration.window import Window, batch_of, cut
+from onnxprune.config import Config
+from onnxprune.dependency import Analysis, Closed, Group, analyse
+from onnxprune.errors import BadInput
+from onnxprune.graph import Array
+from onnxprune.layers import solvable
+from onnxprune.passes.add_bias import add_bias
+from onnxprune.passes.fold_batchnorm import fold_batchnorm
+from onnxprune.passes.normalise import normalise
+from onnxprune.trace import Trace, trace
+
+DEFAULT_SAMPLES = 512
+HELD_OUT = 64
+EXPOSED_BYTES = 256_000_000
+TRACE_BATCH = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Calibration inputs: those to solve on, those kept apart (empty where there are too few), and what was guessed."""
+
+    source: Source
+    apart: Source
+    held_out: bool
+    sample: Mapping[str, Array]
+    axes: Mapping[str, int | None]
+    guesses: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The graph that the passes work on: `original` right after the pre-pass, `analysis` of what will be pruned.
+
+    `frozen` names the layers whose constants stay bit-identical (their inputs aside); `groups` may lose units.
+    """
+
+    original: ir.Model
+    analysis: Analysis
+    groups: tuple[Group, ...]
+    closed: tuple[Closed, ...]
+    frozen: frozenset[str]
+
+
+def open_data(model: ir.Model, calib: object, config: Config) -> Data:
+    """Open the calibration data, and lay some aside to judge with.
+
+    Raises BadInput where data and model do not fit.
+    """
+    specs = input_specs(model)
+    image = ImageOptions(config.image_size, config.mean, config.std, config.layout, config.channel_order)
+    wanted = config.samples or DEFAULT_SAMPLES
+    batch = min(config.batch_size, wanted)
+    opened = open_calibration(
+        calib, specs, config.input_shape, samples=wanted + HELD_OUT, batch_size=batch, seed=config.seed, image=image
+    )
+    source, axes = opened.source, batch_axes(opened.specs)
+    apart = _apart(source.samples, wanted, fixed_batch(opened.specs) or 1)
+    first = next(iter(source.batches()))
+    sample = first if fixed_batch(opened.specs) else cut(first, axes, 0, min(TRACE_BATCH, batch_of(first, axes)))
+    solve = Window(source, axes, 0, source.samples - apart)
+    judge = Window(source, axes, source.samples - (apart or min(source.samples, HELD_OUT)), source.samples)
+    return Data(solve, judge, apart > 0, sample, axes, tuple(opened.guesses))
+
+
+def _apart(available: int, wanted: int, batch: int) -> int:
+    """How many samples to keep from the solvers: what there is beyond those asked for, else a sixteenth."""
+    spare = available - wanted if available > wanted else available // 16
+    return min(spare, HELD_OUT) // batch * batch
+
+
+def prepare(model: ir.Model, data: Data, config: Config, fold: bool) -> Prepared:
+    """Pre-pass, trace and analysis. With `fold`, layers that may be solved get their BatchNorm folded in and a bias.
+
+    Raises BadInput where `--keep` or `--only` match nothing, or the model does not run on the data.
+    """
+    original = normalise(model)
+    traced = _trace(original, data)
+    analysis = analyse(original, traced)
+    frozen = _frozen(original, analysis, config)
+    if fold and analysis.groups:
+        ours = {linear.node.name or "" for linear in analysis.linears} - frozen
+        analysis = _again(fold_batchnorm(original, ours), data)
+        analysis = _again(add_bias(analysis.model, {x.node.name or "" for x in solvable(analysis)} - frozen), data)
+    groups, closed = _chosen(analysis, config)
+    return Prepared(original, analysis, groups, (*analysis.closed, *closed), frozen)
+
+
+def _trace(model: ir.Model, data: Data) -> Trace:
+    return replace(trace(model, data.sample), batch=batch_of(data.sample, data.axes))
+
+
+def _again(model: ir.Model, data: Data) -> Analysis:
+    return analyse(model, _trace(model, data))
+
+
+def matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    """Whether any name fits any glob."""
+    globs = list(patterns)
+    return any(name == glob or fnmatchcase(name, glob) for name in names for glob in globs)
+
+
+def _frozen(model: ir.Model, analysis: Analysis, config: Config) -> frozenset[str]:
+    """The nodes that `--keep` names, by their own name or that of an input constant or an output."""
+    for option, patterns in (("--keep", config.keep), ("--only", config.only)):
+        every = {name for node in model.graph for name in _names(node)}
+        for pattern in patterns:
+            if not matches(every, [pattern]):
+                raise BadInput(f"{option} {pattern!r} matches no node or tensor; `onnxprune inspect` lists the names")
+    kept = {node.name or "" for node in model.graph if config.keep and matches(_names(node), config.keep)}
+    if config.only:
+        inside = [g for g in analysis.groups if matches(g.names, config.only)]
+        readers = {linear.node.name or "" for group in inside for linear in group.readers}
+        writers = {linear.node.name or "" for group in inside for linear in group.writers}
+        kept |= {linear.node.name or "" for linear in analysis.linears} - readers - writers
+    return frozenset(kept | {_normed_by(node) for node in model.graph if node.name in kept} - {""})
+
+
+def _names(node: ir.Node) -> list[str]:
+    constants = [v.name or "" for v in node.inputs if v is not None and v.const_value is not None]
+    return [node.name or "", *constants, *(v.name or "" for v in node.outputs)]
+
+
+def _normed_by(node: ir.Node) -> str:
+    """The convolution that a kept BatchNormalization could be folded into."""
+    source = node.inputs[0].producer() if node.op_type == "BatchNormalization" and node.inputs[0] is not None else None
+    return source.name or "" if source is not None else ""
+
+
+def _chosen(analysis: Analysis, config: Config) -> tuple[tuple[Group, ...], list[Closed]]:
+    groups, closed = [], []
+    for group in analysis.groups:
+        if config.keep and matches(group.names, config.keep):
+            closed.append(Closed(group.name, group.width, "--keep names it"))
+        elif config.only and not matches(group.names, config.only):
+            closed.append(Closed(group.name, group.width, "--only does not name it"))
+        elif group.width == 1 or group.width == group.row_count:
+            closed.append(Closed(group.name, group.width, "nothing would be left of it"))
+        else:
+            groups.append(group)
+    return tuple(groups), closed

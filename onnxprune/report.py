@@ -1,0 +1,116 @@
+"""The report: what a run did, what it cost and what it proved; versioned JSON."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from onnxprune.config import Config
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class GroupReport(_Frozen):
+    """One group: its width before and after, and the readers' held-out error there (relative, None if not measured)."""
+
+    name: str
+    width: int
+    kept: int
+    error: float | None = None
+    reason: str = ""
+
+
+class ClosedReport(_Frozen):
+    """Channels that could not go, and why."""
+
+    name: str
+    width: int
+    reason: str
+
+
+class LayerReport(_Frozen):
+    """One rebuilt layer: its relative held-out error before and after the solve."""
+
+    name: str
+    before: float
+    after: float
+
+
+class Totals(_Frozen):
+    """Multiply–adds a sample, parameters, and bytes of the model."""
+
+    macs: int
+    params: int
+    bytes: int
+
+
+class Latency(_Frozen):
+    """Milliseconds a run at one batch size, original and pruned in turn: medians, and the ratio with its spread."""
+
+    batch: int
+    threads: int | None
+    before_ms: float
+    after_ms: float
+    speedup: float
+    speedup_p10: float
+    speedup_p90: float
+
+
+class Fidelity(_Frozen):
+    """How near the outputs stay to the original's: `held_out` tells whether these inputs were kept from the solvers."""
+
+    samples: int
+    held_out: bool
+    relative_error: float
+    top1_agreement: float | None = None
+
+
+class Accuracy(_Frozen):
+    """A metric of the user's, before and after."""
+
+    metric: str
+    before: float
+    after: float
+
+
+class Calibrated(_Frozen):
+    """The data that was used."""
+
+    description: str
+    samples: int
+    synthetic: bool
+    disk_bytes: int = 0
+    guesses: tuple[str, ...] = ()
+
+
+class Budget(_Frozen):
+    """What was asked for, as a share of the original, and what was reached."""
+
+    kind: Literal["macs", "params", "ratio", "ratios"]
+    target: float
+    reached: float
+
+
+class Report(_Frozen):
+    """Everything a run tells."""
+
+    schema_version: Literal[1] = 1
+    onnxprune: str
+    model: str
+    config: Config
+    budget: Budget
+    allocation: str
+    align: int
+    calibration: Calibrated | None
+    groups: tuple[GroupReport, ...]
+    closed: tuple[ClosedReport, ...]
+    layers: tuple[LayerReport, ...]
+    before: Totals
+    after: Totals
+    proof: float
+    latency: tuple[Latency, ...] = ()
+    fidelity: Fidelity | None = None
+    accuracy: Accuracy | None = None
+    seconds: dict[str, float]
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,110 @@
+"""From what a run did to its report."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.choose import Chosen, budget_of
+from onnxprune.config import Config
+from onnxprune.costs import cost_model
+from onnxprune.measure import Measured
+from onnxprune.model_io import Loaded
+from onnxprune.plan import Plan
+from onnxprune.prepare import Data, Prepared
+from onnxprune.rebuild import Rebuilt
+from onnxprune.report import Budget, Calibrated, ClosedReport, GroupReport, LayerReport, Report, Totals
+from onnxprune.serialise import tensor_bytes
+from onnxprune.version import __version__
+from onnxprune.widths import runtime_block
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What the stages after the analysis came to."""
+
+    model: ir.Model
+    chosen: Chosen
+    refused: Mapping[str, str]
+    solved: Sequence[Rebuilt]
+    proof: float
+    measured: Measured
+    seconds: Mapping[str, float]
+    disk_bytes: int
+
+
+def make_report(
+    loaded: Loaded, config: Config, prepared: Prepared, data: Data, plan: Plan, outcome: Outcome
+) -> Report:
+    """Gather the report; totals are counted from the graph at the widths before and after."""
+    kept = {group.name: len(group.kept) for group in plan.groups}
+    errors = dict(zip(outcome.chosen.names, outcome.chosen.errors, strict=True))
+    costs = cost_model(prepared.analysis)
+    widths = np.array([kept.get(group.name, group.width) for group in prepared.analysis.groups], np.int64)
+    before = _totals(costs.macs(costs.full), costs.params(costs.full), prepared.original)
+    after = _totals(costs.macs(widths), costs.params(widths), outcome.model)
+    groups = tuple(
+        GroupReport(
+            name=g.name,
+            width=g.width,
+            kept=kept.get(g.name, g.width),
+            error=errors.get(g.name),
+            reason=outcome.refused.get(g.name, "" if g.name in kept else "its full width does least damage here"),
+        )
+        for g in prepared.groups
+    )
+    return Report(
+        onnxprune=__version__,
+        model=str(loaded.path or loaded.model.graph.name or "model"),
+        config=config,
+        budget=_budget(config, data, groups, before, after),
+        allocation=outcome.chosen.allocation,
+        align=runtime_block() if config.align == "auto" else config.align,
+        calibration=_calibrated(data, outcome),
+        groups=groups,
+        closed=tuple(ClosedReport(name=c.name, width=c.width, reason=c.reason) for c in prepared.closed),
+        layers=tuple(LayerReport(name=r.name, before=r.before, after=r.after) for r in outcome.solved),
+        before=before,
+        after=after,
+        proof=outcome.proof,
+        latency=outcome.measured.latency,
+        fidelity=outcome.measured.fidelity,
+        accuracy=outcome.measured.accuracy,
+        seconds=dict(outcome.seconds),
+        notes=_notes(config, data),
+    )
+
+
+def _totals(macs: np.ndarray, params: np.ndarray, model: ir.Model) -> Totals:
+    return Totals(macs=round(float(macs)), params=round(float(params)), bytes=tensor_bytes(model))
+
+
+def _budget(config: Config, data: Data, groups: Sequence[GroupReport], before: Totals, after: Totals) -> Budget:
+    kind, target = budget_of(config, data.source.synthetic)
+    if kind in ("ratio", "ratios"):
+        reached = 1 - sum(g.kept for g in groups) / max(sum(g.width for g in groups), 1)
+    else:
+        reached = getattr(after, kind) / max(getattr(before, kind), 1)
+    return Budget(kind=kind, target=target, reached=reached)
+
+
+def _calibrated(data: Data, outcome: Outcome) -> Calibrated:
+    source = data.source
+    return Calibrated(
+        description=source.description,
+        samples=source.samples,
+        synthetic=source.synthetic,
+        disk_bytes=outcome.disk_bytes,
+        guesses=data.guesses,
+    )
+
+
+def _notes(config: Config, data: Data) -> tuple[str, ...]:
+    if not data.source.synthetic:
+        return ()
+    budget = "" if any((config.macs, config.params, config.speedup, config.ratio)) else " The budget is the careful 0.75."
+    return (
+        "No real data was seen: the layers were judged and solved on synthetic inputs, which costs accuracy "
+        f"(docs/methods.md has figures). Give --calib a few hundred real inputs.{budget}",
+    )

@@ -1,0 +1,99 @@
+"""Drive a small model through the analysis, draw removals that respect the rows, and compare with both oracles."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from dense_mask import masked_model, max_relative_difference, run
+from topologies import feeds
+
+from onnxprune.dependency import Analysis, Keep, analyse
+from onnxprune.grouping import Group
+from onnxprune.model_io import load
+from onnxprune.passes.add_bias import add_bias
+from onnxprune.passes.fold_batchnorm import fold_batchnorm
+from onnxprune.passes.normalise import normalise
+from onnxprune.passes.remove import remove
+from onnxprune.passes.scatter import scatter
+from onnxprune.trace import trace
+
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+Removed = dict[str, list[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """An analysed model and inputs for it."""
+
+    analysis: Analysis
+    inputs: Mapping[str, np.ndarray]
+
+    def group(self, name: str) -> Group:
+        return next(group for group in self.analysis.groups if group.name == name)
+
+    def widths(self) -> dict[str, int]:
+        return {group.name: group.width for group in self.analysis.groups}
+
+    def reasons(self) -> dict[str, str]:
+        return {closed.name: closed.reason for closed in self.analysis.closed}
+
+
+def analysed(model: onnx.ModelProto, folded: bool = False, batch: int = 2) -> Case:
+    """Normalise, trace and analyse; `folded`: as a run rewrites it, BatchNorm folded and every layer with a bias."""
+    inputs = feeds(model, seed=1, batch=batch)
+    normal = normalise(load(model).model)
+    if folded:
+        layers = [node.name or "" for node in normal.graph if node.op_type in LAYERS]
+        normal = add_bias(fold_batchnorm(normal, layers), layers)
+    return Case(analyse(normal, trace(normal, inputs)), inputs)
+
+
+def some_of(group: Group, rng: np.random.Generator) -> list[int]:
+    """Between one and all but one of the units of each row, as many from each."""
+    rows = np.zeros(group.width, np.int64) if group.rows is None else group.rows
+    count = int(rng.integers(1, max(2, np.bincount(rows).min())))
+    return [int(i) for row in range(group.row_count) for i in rng.permutation(np.flatnonzero(rows == row))[:count]]
+
+
+def removals(groups: tuple[Group, ...], seed: int) -> Iterator[Removed]:
+    """One group at a time, then all together."""
+    rng = np.random.default_rng(seed)
+    drawn = {group.name: some_of(group, rng) for group in groups}
+    if len(drawn) > 1:
+        yield from ({name: positions} for name, positions in drawn.items())
+    if drawn:
+        yield drawn
+
+
+def proto(model: ir.Model) -> onnx.ModelProto:
+    return ir.to_proto(model)
+
+
+def masks(analysis: Analysis, keep: Keep) -> dict[str, np.ndarray]:
+    """A 0/1 mask for every computed value that has labels."""
+    found: dict[str, np.ndarray] = {}
+    for slot in analysis.slots:
+        if slot.reader is None and (slot.value.dtype is None or slot.value.dtype.is_floating_point()):
+            rank = len(analysis.trace.shape(slot.value))
+            dims = [1] * rank
+            for axis, size in zip(slot.label.axes, slot.label.atoms.shape, strict=True):
+                dims[axis] = size
+            name = slot.value.name or ""
+            found[name] = found.get(name, np.ones(1)) * keep[slot.label.atoms].reshape(dims)
+    return {name: mask for name, mask in found.items() if not mask.all()}
+
+
+def scatter_difference(case: Case, keep: Keep) -> float:
+    """The slim model against the wide graph with its weights scattered back."""
+    slim = remove(case.analysis, keep)
+    wide = scatter(case.analysis, slim, keep)
+    onnx.checker.check_model(proto(slim), full_check=True)
+    return max_relative_difference(run(proto(slim), case.inputs), run(proto(wide), case.inputs))
+
+
+def mask_difference(case: Case, keep: Keep) -> float:
+    """The slim model against the dense original with a mask behind every value."""
+    slim = run(proto(remove(case.analysis, keep)), case.inputs)
+    return max_relative_difference(slim, run(masked_model(proto(case.analysis.model), masks(case.analysis, keep)), case.inputs))

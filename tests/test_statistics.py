@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxprune.calibration.statistics import Moments, Sums
+
+
+def _rows(seed: int, count: int, features: int, outputs: int, mean: float) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((count, features)) @ rng.standard_normal((features, features)) + mean
+    y = x @ rng.standard_normal((features, outputs)) + rng.standard_normal((count, outputs))
+    return x.astype(np.float32), y.astype(np.float32)
+
+
+def _collected(x: np.ndarray, y: np.ndarray | None) -> Sums:
+    sums = Sums.zeros(x.shape[1], 0 if y is None else y.shape[1])
+    sums.update(x, y)
+    return sums
+
+
+def _assert_moments_are_numpys(moments: Moments, x: np.ndarray, y: np.ndarray) -> None:
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    xc, yc = x - x.mean(axis=0), y - y.mean(axis=0)
+    scale_x, scale_y = np.sqrt((xc**2).mean()), np.sqrt((yc**2).mean())
+    np.testing.assert_allclose(moments.gram, xc.T @ xc / len(x), atol=3e-6 * scale_x**2 * x.shape[1])
+    np.testing.assert_allclose(moments.cross, xc.T @ yc / len(x), atol=3e-6 * scale_x * scale_y * x.shape[1])
+    np.testing.assert_allclose(moments.energies, (yc**2).mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(moments.mean_x, x.mean(axis=0), rtol=1e-5, atol=1e-5 * scale_x)
+    np.testing.assert_allclose(moments.mean_y, y.mean(axis=0), rtol=1e-5, atol=1e-5 * scale_y)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 300), st.integers(1, 12), st.integers(1, 5), st.sampled_from([0.0, 3.0]))
+def test_moments_equal_numpys_covariances(seed: int, count: int, features: int, outputs: int, mean: float) -> None:
+    x, y = _rows(seed, count, features, outputs, mean)
+    _assert_moments_are_numpys(_collected(x, y).centred(), x, y)
+
+
+def test_a_mean_a_thousand_times_the_spread_does_not_drown_the_covariance() -> None:
+    x, y = _rows(0, 9000, 8, 3, 0.0)
+    x, y = x + np.float32(2000), y + np.float32(5000)
+    sums = Sums.zeros(8, 3)
+    for part in range(0, 9000, 1000):
+        sums.update(x[part : part + 1000], y[part : part + 1000])
+    _assert_moments_are_numpys(sums.centred(), x, y)
+
+
+def test_sums_of_shards_add_field_by_field() -> None:
+    x, y = _rows(1, 500, 6, 2, 1.0)
+    left, right = _collected(x[:200], y[:200]), _collected(x[200:], y[200:])
+    merged = left + right
+    assert merged.count == 500
+    for name in ("x", "y", "gram", "cross", "yy"):
+        np.testing.assert_array_equal(getattr(merged, name), getattr(left, name) + getattr(right, name))
+    _assert_moments_are_numpys(merged.centred(), x, y)
+
+
+def test_more_rows_than_one_chunk_count_once_each() -> None:
+    x, y = _rows(2, 10_001, 3, 2, 1.0)
+    sums = _collected(x, y)
+    assert sums.count == 10_001
+    np.testing.assert_allclose(sums.gram, x.astype(np.float64).T @ x.astype(np.float64), rtol=1e-5, atol=1.0)
+
+
+def test_update_leaves_the_callers_arrays_alone() -> None:
+    x, y = _rows(3, 100, 4, 2, 1000.0)
+    before = x.copy(), y.copy()
+    _collected(x, y)
+    np.testing.assert_array_equal(x, before[0])
+    np.testing.assert_array_equal(y, before[1])
+
+
+def test_linear_targets_follow_from_the_gram_matrix() -> None:
+    x, _ = _rows(4, 400, 5, 1, 1.0)
+    weight = np.random.default_rng(5).standard_normal((3, 5))
+    moments = _collected(x, None).centred().with_linear_targets(weight)
+    _assert_moments_are_numpys(moments, x, x.astype(np.float64) @ weight.T)
+    assert moments.energy == pytest.approx(float(moments.energies.sum()))
+
+
+def test_a_constant_feature_has_exactly_zero_moments() -> None:
+    x, y = _rows(6, 300, 4, 2, 1.0)
+    x[:, 2] = 0.1
+    moments = _collected(x, y).centred()
+    assert not moments.gram[2].any()
+    assert not moments.gram[:, 2].any()
+    assert not moments.cross[2].any()
+
+
+def test_targets_must_match_what_the_sums_were_made_for() -> None:
+    x, y = _rows(7, 10, 3, 2, 0.0)
+    with pytest.raises(ValueError, match="got no targets"):
+        Sums.zeros(3, 2).update(x)
+    with pytest.raises(ValueError, match="got some targets"):
+        Sums.zeros(3).update(x, y)
+
+
+def test_empty_sums_say_that_no_data_arrived() -> None:
+    with pytest.raises(ValueError, match="no rows"):
+        Sums.zeros(3).centred()
