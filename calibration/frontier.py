@@ -26,25 +26,38 @@ class Frontier:
         self.peak_bytes = 0
 
     def step(self, number: int, wanted: Sequence[str]) -> Iterator[dict[str, Array]]:
-        """Run step `number` over all batches, and yield the wanted values of each."""
+        """Run step `number` over all batches, yield the wanted values of each, and keep what later steps read."""
+        known, later = self._known(number), self._read_later(number)
+        tapes = {name: Tape() for name in later - set(self._tapes)}
+        for here in self._run(number, sorted({*wanted} | (later - known))):
+            for name, tape in tapes.items():
+                tape.append(here[name])
+            yield {name: here[name] for name in wanted}
+        self._tapes |= tapes
+        self.peak_bytes = max(self.peak_bytes, sum(tape.bytes for tape in self._tapes.values()))
+        self._tapes = {name: tape for name, tape in self._tapes.items() if name in later}
+
+    def look(self, number: int, wanted: Sequence[str]) -> Iterator[dict[str, Array]]:
+        """Run step `number` as it stands, as far as the caller reads, and keep nothing."""
+        return self._run(number, wanted)
+
+    def _known(self, number: int) -> set[str]:
         inputs = [v.name or "" for v in self._model.graph.inputs if not v.is_initializer()] if number == 0 else []
-        known = {*inputs, *self._tapes}
-        carry = self._read_later(number)
-        outputs = sorted(({*wanted} | carry) - known)
-        needed = self._needed(number, outputs)
-        cut = subgraph(self._model, needed, outputs) if outputs else None
-        session = open_session(cut) if cut is not None else None
-        for name in carry - set(self._tapes):
-            self._tapes[name] = Tape()
+        return {*inputs, *self._tapes}
+
+    def _run(self, number: int, wanted: Sequence[str]) -> Iterator[dict[str, Array]]:
+        """Yield the wanted values, and with step 0 the graph's inputs."""
+        known = self._known(number)
+        outputs = sorted(set(wanted) - known)
+        needed = self._needed(number) if outputs else []
+        session = open_session(subgraph(self._model, needed, outputs)) if outputs else None
+        read = [name for name in {*needed, *wanted} if name in self._tapes]
         for i, feeds in enumerate(self._batches(number)):
-            here = {**feeds, **{name: self._tapes[name][i] for name in {*needed, *wanted} if name in known - set(feeds)}}
+            here = {**feeds, **{name: self._tapes[name][i] for name in read}}
             if session is not None:
                 here |= run(session, {name: here[name] for name in needed})
-            for name in carry - known | carry & set(inputs):
-                self._tapes[name].append(here[name])
             self._note_types(here)
-            yield {name: here[name] for name in wanted}
-        self._forget(number)
+            yield here
 
     def _batches(self, number: int) -> Iterator[Mapping[str, Array]]:
         if number == 0:
@@ -65,18 +78,12 @@ class Frontier:
             if not value.is_initializer() and self._wave.get(value.name or "", 0) <= number
         }
 
-    def _needed(self, number: int, outputs: Sequence[str]) -> list[str]:
+    def _needed(self, number: int) -> list[str]:
         """What the nodes of this step read from before it."""
-        graph_inputs = {v.name for v in self._model.graph.inputs}
-        made = {v.name for node in self._model.graph if self._exec(node) == number for v in node.outputs}
-        reads = {
-            v.name or ""
-            for node in self._model.graph
-            if self._exec(node) == number
-            for v in _reads(node)
-            if not v.is_initializer() and v.name not in made
-        }
-        return sorted(name for name in reads if name in self._tapes or name in graph_inputs) if outputs else []
+        nodes = [node for node in self._model.graph if self._exec(node) == number]
+        made = {value.name for node in nodes for value in node.outputs}
+        reads = {v.name or "" for node in nodes for v in _reads(node) if not v.is_initializer() and v.name not in made}
+        return sorted(reads & self._known(number))
 
     def _note_types(self, values: Mapping[str, Array]) -> None:
         """A cut needs the dtype of its inputs, which only the run tells."""
@@ -84,11 +91,6 @@ class Frontier:
             for value in node.outputs:
                 if value.type is None and value.name in values:
                     value.type = ir.TensorType(ir.DataType.from_numpy(values[value.name].dtype))
-
-    def _forget(self, number: int) -> None:
-        self.peak_bytes = max(self.peak_bytes, sum(tape.bytes for tape in self._tapes.values()))
-        later = self._read_later(number)
-        self._tapes = {name: tape for name, tape in self._tapes.items() if name in later}
 
 
 def _reads(node: ir.Node) -> Iterator[ir.Value]:

@@ -74,6 +74,13 @@ def fixed_batch(specs: Sequence[InputSpec]) -> int | None:
     return next((size for size in sizes if size is not None), None)
 
 
+def is_image(spec: InputSpec) -> bool:
+    """Whether an input has the rank and a dtype of image batches."""
+    if spec.dtype == np.bool_ or np.issubdtype(spec.dtype, np.complexfloating):
+        return False
+    return spec.rank == 4 and (spec.dtype == np.uint8 or not np.issubdtype(spec.dtype, np.integer))
+
+
 def _dynamic_batch_axis(spec: InputSpec) -> int | None:
     dynamic = [axis for axis, size in enumerate(spec.shape) if size is None]
     named = [axis for axis in dynamic if "batch" in (spec.symbol(axis) or "").lower()]

@@ -4,6 +4,7 @@ The positions run over the batch and the output's spatial axes, row-major; padde
 """
 
 from math import prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from onnxprune.op_rules.facts import Linear
 
 Rows = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.intp]
+Index = tuple[Any, ...]
 CONVOLUTIONS = ("conv", "conv_transpose")
 
 
@@ -40,7 +42,8 @@ def written(linear: Linear, y: Array, where: Positions) -> Rows:
     """The rows (k, outputs) of the output at these positions."""
     if linear.kind in CONVOLUTIONS:
         batch, *spatial = np.unravel_index(where, (y.shape[0], *y.shape[2:]))
-        return np.asarray(y[(batch, slice(None), *spatial)], np.float32)
+        index: Index = (batch, slice(None), *spatial)
+        return np.asarray(y[index], np.float32)
     return np.asarray(y.reshape(-1, y.shape[-1])[where], np.float32)
 
 
@@ -58,30 +61,33 @@ def _patches(linear: Linear, x: Array, where: Positions) -> Rows:
     if linear.kind == "conv_transpose":
         x, shape = _stuffed(x, shape.strides), shape.as_convolution()
     batch, *spatial = np.unravel_index(where, (x.shape[0], *shape.outside))
-    corner = [i * s for i, s in zip(spatial, shape.strides, strict=True)]
+    corner: Index = (batch, slice(None), *(i * s for i, s in zip(spatial, shape.strides, strict=True)))
     padded = _padded(x, shape)
     if prod(shape.spans) == 1:
-        return np.asarray(padded[(batch, slice(None), *corner)], np.float32)
+        return np.asarray(padded[corner], np.float32)
     axes = tuple(range(2, x.ndim))
     windows = np.lib.stride_tricks.sliding_window_view(padded, shape.spans, axes)  # (B, C, out…, span…)
-    windows = windows[(..., *(slice(None, None, d) for d in shape.dilations))]
-    return np.asarray(windows[(batch, slice(None), *corner)], np.float32).reshape(len(where), -1)
+    taps: Index = (..., *(slice(None, None, d) for d in shape.dilations))
+    return np.asarray(windows[taps][corner], np.float32).reshape(len(where), -1)
 
 
 def _stuffed(x: Array, strides: list[int]) -> Array:
     """The input with stride − 1 zeros between its positions."""
     wide = np.zeros((*x.shape[:2], *((d - 1) * s + 1 for d, s in zip(x.shape[2:], strides, strict=True))), x.dtype)
-    wide[(..., *(slice(None, None, s) for s in strides))] = x
+    between: Index = (..., *(slice(None, None, s) for s in strides))
+    wide[between] = x
     return wide
 
 
 def _padded(x: Array, shape: Geometry) -> Array:
     """Zeros before and after, so that each spatial axis has the size that the windows need; too much is cut."""
     needed = [(o - 1) * s + w for o, s, w in zip(shape.outside, shape.strides, shape.spans, strict=True)]
-    cut = x[(..., *(slice(max(0, -b), None) for b in shape.begin))]
+    inside: Index = (..., *(slice(max(0, -b), None) for b in shape.begin))
+    cut = x[inside]
     widths = [
         (max(0, b), max(0, n - max(0, b) - d)) for b, n, d in zip(shape.begin, needed, cut.shape[2:], strict=True)
     ]
     if not np.any(widths):
         return cut
-    return np.pad(cut, [(0, 0), (0, 0), *widths])[(..., *(slice(0, n) for n in needed))]
+    whole: Index = (..., *(slice(0, n) for n in needed))
+    return np.pad(cut, [(0, 0), (0, 0), *widths])[whole]

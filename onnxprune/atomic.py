@@ -5,7 +5,7 @@ import errno
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -70,14 +70,18 @@ def staged(path: Path) -> Iterator[Staged]:
             yield Staged(file, temporary)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` atomically.
+def write_bytes(path: Path, data: bytes, before: Callable[[], None] | None = None) -> None:
+    """Write `data` to `path` atomically; `before` runs when the bytes are on disk, just before they get their name.
 
     Raises:
         BadInput: the folder or the file is not writable, or the disk is full.
     """
     with staged(path) as stage:
         stage.write(data)
+        if before is not None:
+            stage.file.flush()
+            os.fsync(stage.file.fileno())
+            before()
         stage.publish(path)
 
 

@@ -1,60 +1,115 @@
 """Every option of a run, checked; the command line, `compress` and `--config FILE` all make one of these."""
 
+import difflib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from onnxprune.errors import BadInput
 
 Align = Literal["auto"] | int
+Model = TypeVar("Model", bound=BaseModel)
+BUDGETS = ("macs", "params", "speedup", "ratio")
+
+
+def option(default: Any, panel: str, text: str, metavar: str = "", **limits: Any) -> Any:
+    """A field that is an option of the command line too: where it stands in `--help`, and what that says of it."""
+    return Field(default, description=text, json_schema_extra={"panel": panel, "metavar": metavar}, **limits)
 
 
 class Config(BaseModel):
-    """The options of a run. Shares lie in (0, 1]; at most one of `macs`, `params`, `speedup`, `ratio` is given."""
+    """The options of a run. Shares lie in (0, 1]; at most one of `macs`, `params`, `speedup`, `ratio` is given.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Lists of numbers may be written as text ("0.5,0.5,0.5"), `input_shape` as "name=1,3,224,224", `ratios` as a path.
+    """
 
-    method: str = "obs"
-    norm: Literal["l1", "l2"] = "l1"
-    forward: bool = False
-    rebuild: Literal["lsq", "scale", "none"] = "lsq"
-    macs: float | None = Field(None, gt=0, le=1)
-    params: float | None = Field(None, gt=0, le=1)
-    speedup: float | None = Field(None, ge=1)
-    ratio: float | None = Field(None, ge=0, lt=1)
-    ratios: dict[str, float] = Field(default_factory=dict)
-    allocate: Literal["uniform", "global"] = "global"
-    align: Align = "auto"
-    keep: tuple[str, ...] = ()
-    only: tuple[str, ...] = ()
-    sample_inputs: bool = False
-    samples: int | None = Field(None, ge=1)
-    batch_size: int = Field(32, ge=1)
-    seed: int = Field(0, ge=0)
-    input_shape: dict[str, tuple[int, ...]] = Field(default_factory=dict)
-    image_size: tuple[int, int] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    layout: Literal["nchw", "nhwc"] | None = None
-    channel_order: Literal["rgb", "bgr"] = "rgb"
-    max_drop: float | None = Field(None, ge=0)
-    threads: int | None = Field(None, ge=1)
-    providers: tuple[str, ...] = ()
-    measure: bool = True
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    method: str = option("obs", "Method", "How channels are chosen: random, magnitude, thinet, lasso or obs.", "NAME")
+    rebuild: Literal["lsq", "scale", "none"] = option(
+        "lsq", "Method", "Solve the remaining weights again: exact refit, one factor a channel, or not at all."
+    )
+    norm: Literal["l1", "l2"] = option("l1", "Method", "Norm of the magnitude method.")
+    forward: bool = option(False, "Method", "Let thinet add channels instead of removing them.")
+    macs: float | None = option(
+        None, "Budget", "Share of the multiply–adds that stays; 0.5 if no budget is given, 0.75 without data.", gt=0, le=1
+    )
+    params: float | None = option(None, "Budget", "Share of the parameters that stays.", gt=0, le=1)
+    speedup: float | None = option(None, "Budget", "How many times fewer multiply–adds.", ge=1)
+    ratio: float | None = option(None, "Budget", "Share of the channels removed from every group.", ge=0, lt=1)
+    ratios: dict[str, float] = option({}, "Budget", "YAML or TOML file: glob → share removed there.", "FILE")
+    allocate: Literal["uniform", "global"] = option(
+        "global", "Budget", "The same share everywhere, or more where it does less damage."
+    )
+    align: Align = option("auto", "Budget", "Widths are multiples of this; auto: of the runtime's block.", "auto|N")
+    keep: tuple[str, ...] = option((), "Budget", "Glob of nodes or tensors that stay bit-identical; repeatable.", "GLOB")
+    only: tuple[str, ...] = option((), "Budget", "Glob of nodes or tensors: prune nothing else; repeatable.", "GLOB")
+    max_drop: float | None = option(None, "Budget", "Most that --eval or --metric may drop (0.01: one point).", ge=0)
+    samples: int | None = option(None, "Data", "Calibration inputs to solve on; 512 if not given.", ge=1)
+    batch_size: int = option(32, "Data", "Inputs run at once.", ge=1)
+    seed: int = option(0, "Data", "Seed of everything drawn.", ge=0)
+    input_shape: dict[str, tuple[int, ...]] = option(
+        {}, "Data", "Shape of an input with dynamic dimensions; repeatable.", "NAME=1,3,224,224"
+    )
+    image_size: tuple[int, int] | None = option(None, "Data", "Height and width of image files.", "H,W")
+    mean: tuple[float, ...] | None = option(None, "Data", "Subtracted from images in 0..1, by channel.", "M,M,M")
+    std: tuple[float, ...] | None = option(None, "Data", "Images are divided by this, by channel.", "S,S,S")
+    layout: Literal["nchw", "nhwc"] | None = option(None, "Data", "Layout of image inputs.")
+    channel_order: Literal["rgb", "bgr"] = option("rgb", "Data", "Channel order of image inputs.")
+    threads: int | None = option(None, "Measuring", "Threads of the timed sessions; the runtime's choice if not given.", ge=1)
+    providers: tuple[str, ...] = option((), "Measuring", "onnxruntime provider of the timed sessions; repeatable.", "NAME")
+    measure: bool = option(True, "Measuring", "Measure fidelity and latency at the end.")
+
+    @field_validator("mean", "std", "image_size", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any, info: Any) -> Any:
+        parts = value.replace("x", ",").split(",") if isinstance(value, str) else value
+        if info.field_name == "image_size" and (isinstance(parts, int) or (isinstance(parts, list) and len(parts) == 1)):
+            return (parts, parts) if isinstance(parts, int) else parts * 2
+        return (parts,) if isinstance(parts, int | float) else parts
+
+    @field_validator("input_shape", mode="before")
+    @classmethod
+    def _shapes(cls, value: Any) -> Any:
+        texts = [value] if isinstance(value, str) else value
+        return dict(_shape(text) for text in texts) if isinstance(texts, list | tuple) else texts
+
+    @field_validator("ratios", mode="before")
+    @classmethod
+    def _ratios(cls, value: Any) -> Any:
+        return load_mapping(value) if isinstance(value, str | Path) else value
+
+    @field_validator("keep", "only", "providers", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("align", mode="before")
+    @classmethod
+    def _align(cls, value: Any) -> Any:
+        number = int(value) if isinstance(value, str) and value.isdecimal() else value
+        if number != "auto" and (not isinstance(number, int) or number < 1):
+            raise ValueError("should be auto or a whole number from 1")
+        return number
 
     @model_validator(mode="after")
     def _one_budget(self) -> "Config":
-        given = [name for name in ("macs", "params", "speedup", "ratio") if getattr(self, name) is not None]
+        given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"give one budget, not {' and '.join('--' + name for name in given)}")
         for pattern, share in self.ratios.items():
             if not 0 <= share < 1:
                 raise ValueError(f"ratios: {pattern!r} has {share}; the share of channels to remove lies in [0, 1)")
-        if isinstance(self.align, int) and self.align < 1:
-            raise ValueError("align is auto or a whole number from 1")
         return self
+
+
+def _shape(text: str) -> tuple[str, list[str]]:
+    name, equals, sizes = str(text).rpartition("=")
+    if not equals or not name:
+        raise ValueError(f"{text!r} should be name=1,3,224,224")
+    return name, sizes.replace("x", ",").split(",")
 
 
 def make_config(**options: Any) -> Config:
@@ -62,16 +117,30 @@ def make_config(**options: Any) -> Config:
 
     Raises BadInput.
     """
+    return checked(Config, options)
+
+
+def checked(model: type[Model], options: Mapping[str, Any]) -> Model:
+    """Make a model of options.
+
+    Raises BadInput: one line that names each wrong option, and the nearest ones to an unknown.
+    """
     try:
-        return Config(**options)
+        return model(**options)
     except ValidationError as error:
-        raise BadInput("; ".join(_sentence(detail) for detail in error.errors())) from error
+        first = {str(detail["loc"][:1]): detail for detail in reversed(error.errors())}
+        raise BadInput("; ".join(_sentence(detail, list(model.model_fields)) for detail in first.values())) from error
 
 
-def _sentence(detail: Any) -> str:
-    where = "--" + str(detail["loc"][0]).replace("_", "-") if detail["loc"] else ""
-    given = f" (got {detail['input']!r})" if detail["loc"] else ""
-    return f"{where} {detail['msg'].removeprefix('Value error, ')}{given}".strip()
+def _sentence(detail: Any, known: list[str]) -> str:
+    if not detail["loc"]:
+        return str(detail["msg"].removeprefix("Value error, "))
+    name = str(detail["loc"][0])
+    if detail["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        return f"there is no option {name!r}" + (f": did you mean {' or '.join(nearest)}?" if nearest else "")
+    told = detail["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    return f"--{name.replace('_', '-')} {told}, got {detail['input']!r}"
 
 
 def load_mapping(path: str | Path) -> dict[str, Any]:
@@ -79,22 +148,18 @@ def load_mapping(path: str | Path) -> dict[str, Any]:
 
     Raises BadInput where it cannot be read or is something else.
     """
+    import tomllib
+
+    import yaml
+
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8")
-        if file.suffix == ".toml":
-            import tomllib
-
-            return tomllib.loads(text)
-        found = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
-        raise BadInput(f"{file} cannot be read as YAML or TOML: {error}") from error
-    if not isinstance(found, dict):
+        found = tomllib.loads(text) if file.suffix == ".toml" else yaml.safe_load(text)
+    except OSError as error:
+        raise BadInput(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise BadInput(f"{file} cannot be read as YAML or TOML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise BadInput(f"{file} must hold a mapping (name: value), not {type(found).__name__}")
     return found
-
-
-def save_config(config: Config, path: str | Path) -> None:
-    """Write the options that differ from their defaults, as YAML."""
-    used = config.model_dump(mode="json", exclude_defaults=True)
-    Path(path).write_text(yaml.safe_dump(used, sort_keys=True) or "{}\n", encoding="utf-8")

@@ -12,11 +12,25 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxprune.grouping import Closed, Group, Slot, group_units
 from onnxprune.graph import captured_values
+from onnxprune.grouping import Closed, Group, Slot, group_units
 from onnxprune.labels import Atoms, Label, Labels
 from onnxprune.op_rules import RULES, Op
-from onnxprune.op_rules.facts import Balanced, Fact, Fixed, Follow, Index, Linear, Out, Param, Product, Settled, Size, Tie
+from onnxprune.op_rules.facts import (
+    Balanced,
+    Fact,
+    Fixed,
+    Follow,
+    Index,
+    Linear,
+    Out,
+    Param,
+    Product,
+    Settled,
+    Size,
+    Summed,
+    Tie,
+)
 from onnxprune.sizes import loose_sizes
 from onnxprune.trace import Trace
 from onnxprune.units import Constraints, resolve
@@ -31,6 +45,7 @@ class Ledger:
     count: int = 0
     labels: dict[ir.Value, Labels] = field(default_factory=dict)
     slots: list[Slot] = field(default_factory=list)
+    summed: list[Slot] = field(default_factory=list)
     ties: list[tuple[Atoms, Atoms]] = field(default_factory=list)
     fixed: list[Fixed] = field(default_factory=list)
     balanced: list[Balanced] = field(default_factory=list)
@@ -54,6 +69,8 @@ class Ledger:
             self.slots += [Slot(value, label) for label in fact.labels]
         elif isinstance(fact, Param):
             self.slots.append(Slot(_given(node, fact.index), fact.label, fact.contracted, node))
+        elif isinstance(fact, Summed):
+            self.summed.append(Slot(_given(node, fact.index), fact.label, True, node))
         elif isinstance(fact, Tie):
             self.ties.append((fact.left.reshape(-1), fact.right.reshape(-1)))
         elif isinstance(fact, Settled):
@@ -89,6 +106,7 @@ def _given(node: ir.Node, index: int) -> ir.Value:
 class Analysis:
     """What can go from a model. Labels hold unit numbers here: atoms that go together share one, `WHOLE` stays.
 
+    `summed` are the computed inputs that an operator sums over against another one.
     A choice is a boolean array `keep` with one entry a unit and a last one, always true, for `WHOLE`.
     """
 
@@ -98,6 +116,7 @@ class Analysis:
     groups: tuple[Group, ...]
     closed: tuple[Closed, ...]
     slots: tuple[Slot, ...]
+    summed: tuple[Slot, ...]
     sizes: tuple[Size, ...]
     indices: tuple[Index, ...]
     linears: tuple[Linear, ...]
@@ -133,12 +152,15 @@ def analyse(model: ir.Model, trace: Trace) -> Analysis:
     given = Constraints(ledger.ties, ledger.fixed, ledger.balanced, ledger.sizes, ledger.follows)
     factored = [s.label.atoms for s in ledger.slots if s.reader is None and len(s.label.axes) > 1]
     units = resolve(ledger.count, given, factored, [s.label.atoms for s in ledger.slots])
-    slots = tuple(Slot(s.value, units.label(s.label), s.contracted, s.reader) for s in ledger.slots)
+    slots = tuple(replace(slot, label=units.label(slot.label)) for slot in ledger.slots)
+    summed = tuple(replace(slot, label=units.label(slot.label)) for slot in ledger.summed)
     linears = tuple(replace(x, features=units.of(x.features), outputs=units.of(x.outputs)) for x in ledger.linears)
     sizes = tuple(replace(size, label=units.label(size.label)) for size in ledger.sizes)
     indices = tuple(replace(index, label=units.label(index.label)) for index in ledger.indices)
     groups, closed = group_units(units, ledger.slots, slots, linears)
-    return Analysis(model, trace, units.count, groups, closed, slots, sizes, indices, linears, tuple(ledger.products))
+    return Analysis(
+        model, trace, units.count, groups, closed, slots, summed, sizes, indices, linears, tuple(ledger.products)
+    )
 
 
 def _collect(model: ir.Model, trace: Trace) -> Ledger:

@@ -130,7 +130,9 @@ def _group(own: Atoms, slots: list[Slot], layers: _Layers, units: Units, name: s
     writers, readers = layers.around(own, values)
     readers_of_slots = {slot.reader for slot in slots if slot.reader is not None and not slot.contracted}
     nodes = readers_of_slots | {slot.value.producer() for slot in slots}
-    names = {slot.value.name for slot in slots if not slot.contracted} | {node.name for node in nodes if node is not None}
+    names = {slot.value.name for slot in slots if not slot.contracted} | {
+        node.name for node in nodes if node is not None
+    }
     cells = np.unique(units.cell[own], return_inverse=True)[1].astype(np.int64)
     rows = cells if cells.max() > 0 else None
     return Group(name, own, rows, writers, readers, frozenset(n for n in names if n))

@@ -72,18 +72,18 @@ def transposed(labels: Labels, perm: Sequence[int]) -> Labels:
 def reshaped(labels: Labels, before: Shape, after: Shape) -> tuple[Labels, Labels]:
     """Carry labels through a row-major reshape: (the labels after it, the labels it loses).
 
-    Axes are cut into the smallest runs of equal product. A label is lost where two labels meet in one run: the
-    positions then stand for pairs of atoms.
+    Axes are cut into the smallest runs of equal product. A label is lost where two labels meet in one run, for the
+    positions then stand for pairs of atoms, and where its only position has no axis left.
     """
     if 0 in before:
         return (), labels
-    kept, lost = [], []
+    kept: list[Label] = []
+    lost: list[Label] = []
     for inside, outside in _runs_joined(_runs(before, after), labels):
         here = [label for label in labels if set(label.axes) <= set(inside)]
-        if len(here) > 1:
-            lost += here
-        elif here:
-            kept += _through(here[0], inside, outside, before, after)
+        through = _through(here[0], inside, outside, before, after) if len(here) == 1 else ()
+        kept += through
+        lost += [] if through else here
     return tuple(kept), tuple(lost)
 
 
@@ -120,7 +120,9 @@ def _through(label: Label, inside: range, outside: range, before: Shape, after: 
     dims = [before[a] for a in inside]
     spread = label.atoms.reshape([before[a] if a in label.axes else 1 for a in inside])
     target = np.broadcast_to(spread, dims).reshape([after[a] for a in outside])
-    varying = [k for k in range(target.ndim) if not np.array_equal(target, np.broadcast_to(target.take([0], k), target.shape))]
+    varying = [
+        k for k in range(target.ndim) if not np.array_equal(target, np.broadcast_to(target.take([0], k), target.shape))
+    ]
     if not varying:  # one atom everywhere: keep it on the widest axis, or let it be lost to a scalar
         varying = [int(np.argmax(target.shape))] if target.ndim else []
     index = tuple(slice(None) if k in varying else 0 for k in range(target.ndim))

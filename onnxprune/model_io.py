@@ -1,6 +1,7 @@
 """Models in and out: five kinds of source, one in-memory form (onnx-ir), checked before anything runs them."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union, cast
@@ -88,12 +89,15 @@ def like(model: ir.Model, loaded: Loaded) -> "ir.Model | bytes | onnx.ModelProto
     return model
 
 
-def save(model: ir.Model, path: str | os.PathLike[str]) -> SavedFiles:
+def save(
+    model: ir.Model, path: str | os.PathLike[str], before: Callable[[], None] | None = None
+) -> SavedFiles:
     """Write a model so that `path` holds, at every moment, either what it held before or all of the new model.
 
     External data is used where the model came with it or is too large for protobuf. Its file is named by its own
     content (`<stem>-<sha256>.data`) and is in place before the model that points to it. Older data files are left
-    alone: a process that still reads the previous model may need them.
+    alone: a process that still reads the previous model may need them. `before` runs when all bytes are on disk, just
+    before the model gets its name.
 
     Raises:
         BadInput: the path is not writable or the disk is full; nothing was changed, no temporary file is left.
@@ -101,9 +105,9 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> SavedFiles:
     target = Path(path)
     external = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors(model))
     if external or tensor_bytes(model) > PROTOBUF_LIMIT:
-        return _save_with_data(model, target)
+        return _save_with_data(model, target, before)
     data = to_bytes(model)
-    write_bytes(target, data)
+    write_bytes(target, data, before)
     return SavedFiles(target, None, len(data))
 
 
@@ -179,7 +183,7 @@ def _skeleton(model: ir.Model) -> ir.Model:
     return clone
 
 
-def _save_with_data(model: ir.Model, target: Path) -> SavedFiles:
+def _save_with_data(model: ir.Model, target: Path, before: Callable[[], None] | None) -> SavedFiles:
     clone = model.clone()
     with staged(target.with_name(f"{target.stem}.data")) as stage:
         moved = _write_tensors(clone, stage)
@@ -190,7 +194,7 @@ def _save_with_data(model: ir.Model, target: Path) -> SavedFiles:
         value.const_value = _pointer(value, data, offset)
     proto = ir.to_proto(clone).SerializeToString()
     try:
-        write_bytes(target, proto)
+        write_bytes(target, proto, before)
     except BadInput:
         # A data file of the same content may belong to the model that is still there.
         if not known:

@@ -1,19 +1,19 @@
-"""What a group's removal does to the outputs: the end-to-end probe that prices groups for the allocator.
+"""What removals do to the outputs: end-to-end probes that price groups, and whole allocations, for the allocator.
 
-Methods.md §10: layer errors cannot be compared across layers, so each group is pruned alone, its readers refitted
-from the statistics of sweep 1, and the rest of the network run on a few inputs.
+Methods.md §10: layer errors cannot be compared across layers. So channels are taken away, their readers refitted
+from the statistics of sweep 1, and the network behind them run on a few inputs.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune.calibration.least_squares import refit
 from onnxprune.calibration.statistics import F64
 from onnxprune.criteria.curve import CURVE_RIDGE
-from onnxprune.criteria.problem import Index, Reader
 from onnxprune.dependency import Analysis
 from onnxprune.graph import Array, array_of, values_by_name
 from onnxprune.layers import Layer
@@ -21,36 +21,43 @@ from onnxprune.runtime import open_session, run, subgraph
 from onnxprune.scoring import Judge, Scored
 from onnxprune.weights import from_matrix, to_matrix
 
-Tick = Callable[[], None]
+Kept = Sequence[tuple[Scored, int]]
+"""Groups and the widths they are cut to."""
 
 
 @dataclass(frozen=True, eq=False)
-class Tail:
-    """The graph behind a group's readers, their weights and biases its inputs beside the activations it reads."""
+class Prober:
+    """The original network on a few inputs: every activation that a probe may start from, and the judged outputs."""
 
     model: ir.Model
-    reads: tuple[str, ...]
-    weights: tuple[str, ...]
+    layers: Mapping[str, Layer]
+    judged: tuple[str, ...]
+    known: Mapping[str, Array]
+
+    def damage(self, trials: Sequence[Kept]) -> list[float]:
+        """The outputs' squared error over their variance, for each of some cuts of the same groups."""
+        readers = {j.reader.name for one, _ in trials[0] for j in one.judges if j.reader.name in self.layers}
+        if not readers:
+            return [0.0 for _ in trials]
+        tail = _tail(self.model, [self.layers[name] for name in sorted(readers)], self.known, self.judged)
+        session = open_session(tail)
+        known = {value.name or "": self.known[value.name or ""] for value in tail.graph.inputs if value.name in self.known}
+        return [self._error(run(session, known | _weights(trial, self.layers))) for trial in trials]
+
+    def _error(self, found: Mapping[str, Array]) -> float:
+        return sum(_relative(self.known[name], y) for name, y in found.items())
 
 
-def probe(
-    analysis: Analysis,
-    layers: Sequence[Layer],
-    scored: Sequence[Scored],
-    widths: Sequence[Sequence[int]],
-    feeds: Mapping[str, Array],
-    tick: Tick = lambda: None,
-) -> list[list[float]]:
-    """The outputs' squared error over their variance, for each group at each of its widths."""
+def open_prober(
+    analysis: Analysis, layers: Sequence[Layer], scored: Sequence[Scored], feeds: Mapping[str, Array]
+) -> Prober:
+    """Run the original once on these inputs (one batch) and keep what the probes read."""
     by_name = {layer.name: layer for layer in layers}
     judged = judged_values(analysis.model)
-    tails = [_tail(analysis.model, [by_name[j.reader.name] for j in s.judges if j.reader.name in by_name]) for s in scored]
-    known = _run_original(analysis.model, {name for tail in tails for name in tail.reads} | set(judged), feeds)
-    found = []
-    for one, tail, asked in zip(scored, tails, widths, strict=True):
-        found.append(_group_costs(one, tail, asked, by_name, judged, known))
-        tick()
-    return found
+    reads = {name for one in scored for name in _reads(analysis.model, [by_name[r] for r in _readers(one, by_name)])}
+    computed = sorted((reads | set(judged)) - set(feeds))
+    known = {**feeds, **run(open_session(analysis.model, outputs=computed), feeds)}
+    return Prober(analysis.model, by_name, tuple(judged), known)
 
 
 def judged_values(model: ir.Model) -> list[str]:
@@ -64,17 +71,37 @@ def judged_values(model: ir.Model) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _run_original(model: ir.Model, names: Collection[str], feeds: Mapping[str, Array]) -> dict[str, Array]:
-    computed = sorted(set(names) - set(feeds))
-    return {**feeds, **run(open_session(model, outputs=computed), feeds)}
+def _readers(scored: Scored, layers: Mapping[str, Layer]) -> set[str]:
+    return {judge.reader.name for judge in scored.judges if judge.reader.name in layers}
 
 
-def _tail(model: ir.Model, readers: Sequence[Layer]) -> Tail:
-    """Cut behind the readers. The model is a copy: its constants become inputs here."""
+def _constants(readers: Sequence[Layer]) -> set[str]:
+    return {v.name or "" for layer in readers for v in (layer.linear.weight, layer.bias) if v is not None}
+
+
+def _downstream(model: ir.Model, start: Collection[str]) -> list[ir.Node]:
+    changed, nodes = set(start), []
+    for node in model.graph:
+        if any(value is not None and value.name in changed for value in node.inputs):
+            changed.update(value.name or "" for value in node.outputs)
+            nodes.append(node)
+    return nodes
+
+
+def _reads(model: ir.Model, readers: Sequence[Layer]) -> set[str]:
+    """The activations that the graph from these layers on reads from before them."""
+    behind = _downstream(model, _constants(readers))
+    made = {value.name for node in behind for value in node.outputs}
+    return {
+        v.name or "" for n in behind for v in n.inputs if v is not None and v.const_value is None and v.name not in made
+    }
+
+
+def _tail(model: ir.Model, readers: Sequence[Layer], known: Mapping[str, Array], judged: Sequence[str]) -> ir.Model:
+    """The graph from these layers to the judged outputs; their weights and biases are inputs of it."""
     model = model.clone()
-    values = values_by_name(model)
-    constants = {v.name or "" for layer in readers for v in (layer.linear.weight, layer.bias) if v is not None}
-    behind = _downstream(model, {values[name] for name in constants})
+    values, constants, reads = values_by_name(model), sorted(_constants(readers)), sorted(_reads(model, readers))
+    made = {v.name for node in _downstream(model, constants) for v in node.outputs}
     for name in constants:
         value = values[name]
         assert value.const_value is not None
@@ -83,85 +110,49 @@ def _tail(model: ir.Model, readers: Sequence[Layer]) -> Tail:
             model.graph.inputs.append(value)
         del model.graph.initializers[name]
         value.const_value = None
-    made = {value for node in behind for value in node.outputs}
-    reads = {v.name or "" for node in behind for v in node.inputs if v is not None and v not in made and v.const_value is None}
-    return Tail(model, tuple(sorted(reads - constants - {""})), tuple(sorted(constants)))
-
-
-def _downstream(model: ir.Model, start: Collection[ir.Value]) -> list[ir.Node]:
-    changed, nodes = set(start), []
-    for node in model.graph:
-        if any(value in changed for value in node.inputs):
-            changed.update(node.outputs)
-            nodes.append(node)
-    return nodes
-
-
-def _group_costs(
-    scored: Scored,
-    tail: Tail,
-    widths: Sequence[int],
-    layers: Mapping[str, Layer],
-    judged: Sequence[str],
-    known: Mapping[str, Array],
-) -> list[float]:
-    reached = _reached(tail, judged)
-    if not tail.weights or not reached:
-        return [0.0 for _ in widths]
-    values = values_by_name(tail.model)
-    for name in tail.reads:
+    for name in reads:
         values[name].type = ir.TensorType(ir.DataType.from_numpy(known[name].dtype))
-    session = open_session(subgraph(tail.model, [*tail.reads, *tail.weights], reached))
-    activations = {name: known[name] for name in tail.reads}
-    return [
-        sum(_error(known[name], y) for name, y in run(session, activations | _weights(scored, layers, width)).items())
-        for width in widths
-    ]
+    return subgraph(model, [*reads, *constants], [name for name in judged if name in made])
 
 
-def _reached(tail: Tail, judged: Sequence[str]) -> list[str]:
-    """The judged values that the readers have a say in."""
-    values = values_by_name(tail.model)
-    made = {v.name for node in _downstream(tail.model, {values[n] for n in tail.weights}) for v in node.outputs}
-    return [name for name in judged if name in made]
-
-
-def _weights(scored: Scored, layers: Mapping[str, Layer], width: int) -> dict[str, Array]:
-    """The readers' weights and biases after a refit on the kept units, zeros at the others."""
-    kept = scored.selection.keep(width)
-    fitted: dict[str, tuple[Layer, F64, F64]] = {}
-    for judge in (j for j in scored.judges if j.reader.name in layers):
-        layer = layers[judge.reader.name]
-        matrix = to_matrix(layer.linear, array_of(layer.linear.weight)).astype(np.float64)
-        _, weight, shift = fitted.setdefault(layer.name, (layer, matrix.copy(), np.zeros(matrix.shape[:2])))
-        weight[judge.block], shift[judge.block] = _pruned(judge, kept)
+def _weights(trial: Kept, layers: Mapping[str, Layer]) -> dict[str, Array]:
+    """The readers' weights and biases after a refit on the kept units of all groups, zeros at the others."""
+    stays: dict[tuple[str, int], tuple[Judge, npt.NDArray[np.bool_]]] = {}
+    for one, width in trial:
+        kept = one.selection.keep(width)
+        for judge in (j for j in one.judges if j.reader.name in layers):
+            channel = judge.reader.channel
+            _, mask = stays.setdefault((judge.reader.name, judge.block), (judge, np.ones(channel.size, np.bool_)))
+            mask &= (channel < 0) | np.isin(channel, kept)
     feeds: dict[str, Array] = {}
-    for layer, weight, shift in fitted.values():
-        original = array_of(layer.linear.weight)
-        shaped = from_matrix(layer.linear, weight, original.shape)
-        feeds[layer.linear.weight.name or ""] = np.ascontiguousarray(shaped, original.dtype)
-        if layer.bias is not None:
-            bias = array_of(layer.bias)
-            feeds[layer.bias.name or ""] = (bias + shift.reshape(bias.shape)).astype(bias.dtype)
+    for name in {layer for layer, _ in stays}:
+        feeds |= _layer_feeds(layers[name], {block: found for (layer, block), found in stays.items() if layer == name})
     return feeds
 
 
-def stays(reader: Reader, kept: Index) -> Index:
-    """The features that remain when the group keeps these units."""
-    return np.flatnonzero((reader.channel < 0) | np.isin(reader.channel, kept))
+def _layer_feeds(layer: Layer, blocks: Mapping[int, tuple[Judge, npt.NDArray[np.bool_]]]) -> dict[str, Array]:
+    original = array_of(layer.linear.weight)
+    weight = to_matrix(layer.linear, original).astype(np.float64)
+    shift = np.zeros(weight.shape[:2])
+    for block, (judge, mask) in blocks.items():
+        weight[block], shift[block] = _pruned(judge, mask)
+    shaped = from_matrix(layer.linear, weight, original.shape)
+    feeds = {layer.linear.weight.name or "": np.ascontiguousarray(shaped, original.dtype)}
+    if layer.bias is not None:
+        bias = array_of(layer.bias)
+        feeds[layer.bias.name or ""] = (bias + shift.reshape(bias.shape)).astype(bias.dtype)
+    return feeds
 
 
-def _pruned(judge: Judge, kept: Index) -> tuple[F64, F64]:
+def _pruned(judge: Judge, mask: npt.NDArray[np.bool_]) -> tuple[F64, F64]:
     reader, moments = judge.reader, judge.reader.moments
     assert moments is not None
-    features = stays(reader, kept)
-    small = refit(moments.gram, moments.cross, reader.weight, features, CURVE_RIDGE)
     weight = np.zeros_like(reader.weight)
-    weight[:, features] = small
+    weight[:, mask] = refit(moments.gram, moments.cross, reader.weight, np.flatnonzero(mask), CURVE_RIDGE)
     return weight, (reader.weight - weight) @ moments.mean_x
 
 
-def _error(expected: Array, found: Array) -> float:
+def _relative(expected: Array, found: Array) -> float:
     difference = found.astype(np.float64) - expected.astype(np.float64)
     if expected.ndim == 2 and expected.shape[1] > 1:
         difference -= difference.mean(axis=1, keepdims=True)  # a shift of all scores changes no decision

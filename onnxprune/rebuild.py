@@ -14,7 +14,9 @@ from onnxprune.calibration.sampling import Sampling
 from onnxprune.calibration.source import Source
 from onnxprune.dependency import Analysis, Keep
 from onnxprune.graph import Array, array_of, replace_constant, values_by_name
+from onnxprune.adjust import adjust_first
 from onnxprune.layers import Layer
+from onnxprune.pairs import find_pairs
 from onnxprune.solve import Block, reservoir_share, worst
 from onnxprune.weights import from_matrix, to_matrix
 
@@ -54,14 +56,18 @@ def rebuild(
     if mode == "scale":
         touched = [layer for layer in touched if not np.all(keep[layer.linear.features])]
     frontier = Frontier(model, {value.name or "": number for value, number in wave.items()}, source)
+    pairs = find_pairs(layers) if mode == "lsq" else {}
     done: list[Rebuilt] = []
     for number in range(max((layer.wave for layer in touched), default=-1) + 1):
         ready = [layer for layer in touched if layer.wave == number]
-        blocks = {layer.name: _blocks(layer, keep, sampling) for layer in ready}
+        for pair in (pairs[layer.name] for layer in ready if layer.name in pairs):
+            adjust_first(pair, keep, values, frontier, collected, sampling)
+        blocks = {layer.name: make_blocks(layer, keep, sampling) for layer in ready}
         wanted = {v.name or "" for layer in ready for v in (layer.linear.x, layer.partner) if v is not None}
         for batch, activations in enumerate(frontier.step(number, sorted(wanted))):
             for layer in ready:
-                _add(layer, keep, blocks[layer.name], collected.targets[layer.name][batch], activations, sampling, batch)
+                targets = collected.targets[layer.name][batch]
+                _add(layer, keep, blocks[layer.name], targets, activations, sampling, batch)
         done += [_solve(layer, keep, blocks[layer.name], values, mode) for layer in ready]
         tick()
     return model, done, frontier.peak_bytes + collected.disk_bytes
@@ -76,7 +82,7 @@ def downstream(analysis: Analysis, keep: Keep) -> set[ir.Value]:
     return changed
 
 
-def _blocks(layer: Layer, keep: Keep, sampling: Sampling) -> list[Block]:
+def make_blocks(layer: Layer, keep: Keep, sampling: Sampling) -> list[Block]:
     linear = layer.linear
     share = sampling.share(linear)
     shape = sampling.trace.shape(linear.x)

@@ -12,11 +12,15 @@ class _Frozen(BaseModel):
 
 
 class GroupReport(_Frozen):
-    """One group: its width before and after, and the readers' held-out error there (relative, None if not measured)."""
+    """One group: its width before and after, the method that chose what went, and the readers' held-out error there.
+
+    The error is relative, and None where it was not measured; `reason` says why a group stayed whole.
+    """
 
     name: str
     width: int
     kept: int
+    method: str = ""
     error: float | None = None
     reason: str = ""
 
@@ -85,9 +89,9 @@ class Calibrated(_Frozen):
 
 
 class Budget(_Frozen):
-    """What was asked for, as a share of the original, and what was reached."""
+    """What was asked for, as a share of the original, and what was reached; `plan` where a plan was replayed."""
 
-    kind: Literal["macs", "params", "ratio", "ratios"]
+    kind: Literal["macs", "params", "ratio", "ratios", "plan"]
     target: float
     reached: float
 

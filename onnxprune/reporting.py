@@ -49,6 +49,7 @@ def make_report(
             name=g.name,
             width=g.width,
             kept=kept.get(g.name, g.width),
+            method=config.method if g.name in kept else "",
             error=errors.get(g.name),
             reason=outcome.refused.get(g.name, "" if g.name in kept else "its full width does least damage here"),
         )

@@ -18,7 +18,9 @@ def loose_sizes(
     model: ir.Model, trace: Trace, labelled: Mapping[ir.Value, Labels], settled: Collection[tuple[ir.Node, int, int]]
 ) -> list[Fixed]:
     """Fix the axes whose size ends up in anything but a shape that a rule settled: 1 / √C, a Range, an output."""
-    if not any(node.op_type == "Shape" and labelled.get(value) for node in model.graph for value in node.inputs if value):
+    if not any(
+        node.op_type == "Shape" and labelled.get(value) for node in model.graph for value in node.inputs if value
+    ):
         return []
     seen: dict[tuple[ir.Node, int], set[int]] = defaultdict(set)
     for node, index, element in settled:

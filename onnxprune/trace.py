@@ -55,7 +55,7 @@ ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Abs", "Neg", "Wh
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """Shapes and small integer vectors of one run, by value name (vectors flat, in their own dtype); `batch` is the size of the inputs' first axis."""
+    """Shapes and small integer vectors of one run, by value name; `batch` is the size of the inputs' first axis."""
 
     shapes: Mapping[str, Shape]
     vectors: Mapping[str, npt.NDArray[np.integer]]
@@ -64,7 +64,7 @@ class Trace:
     def shape(self, value: ir.Value) -> Shape:
         """The shape of a value: a constant's own, or the one that the run had."""
         if value.const_value is not None:
-            return tuple(int(d) for d in value.const_value.shape)
+            return tuple(value.const_value.shape.numpy())
         return self.shapes[value.name or ""]
 
     def knows(self, value: ir.Value) -> bool:

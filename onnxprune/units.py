@@ -134,7 +134,7 @@ def classes_of(count: int, places: Sequence[Atoms]) -> Classes:
     marks = np.random.default_rng(0).integers(1, 2**62, size=len(inside), dtype=np.uint64)
     signature = np.zeros(count, np.uint64)
     np.add.at(signature, pairs // max(len(inside), 1), marks[pairs % max(len(inside), 1)])
-    classes = np.unique(signature, return_inverse=True)[1].astype(np.int64)
+    classes: Classes = np.unique(signature, return_inverse=True)[1].astype(np.int64)
     classes[signature == 0] = -1
     return classes
 
@@ -153,7 +153,8 @@ def _balance_round(balanced: Sequence[Balanced], places: Sequence[Atoms], units:
 
 
 def _open(units: Atoms) -> Atoms:
-    return units[units != WHOLE]
+    found: Atoms = units[units != WHOLE]
+    return found
 
 
 def _row_ties(atoms: Atoms, units: Units) -> Ties:
@@ -191,15 +192,16 @@ def _with_cells(units: Units, balanced: Sequence[Balanced]) -> Units:
     for fact in balanced:
         own, table = _table(units.of(fact.atoms))
         single = ~np.all(table == table[:1], axis=0)
-        marks = rng.integers(1, 2**62, size=table.shape[0], dtype=np.uint64)
-        cell[own[single]] += marks[table[:, single].argmax(axis=0)]
+        marks: npt.NDArray[np.uint64] = rng.integers(1, 2**62, size=(table.shape[0],), dtype=np.uint64)
+        rows: Atoms = table[:, single].argmax(axis=0)
+        cell[own[single]] += marks[rows]
     return Units(units.count, units.unit, units.component, units.reasons, cell)
 
 
 def _uneven_classes(cell: npt.NDArray[np.uint64], classes: Classes) -> Classes:
     """The classes whose cells hold different numbers of units: two partitions that do not nest."""
     cells = np.unique(cell, return_inverse=True)[1]
-    pairs, counts = np.unique(np.stack([classes, cells]), axis=1, return_counts=True)
+    pairs, counts = np.unique(np.stack([classes, cells]).astype(np.int64), axis=1, return_counts=True)
     least, most = np.full(classes.max() + 2, np.iinfo(np.int64).max), np.zeros(classes.max() + 2, np.int64)
     np.minimum.at(least, pairs[0], counts)
     np.maximum.at(most, pairs[0], counts)

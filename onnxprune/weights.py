@@ -28,7 +28,8 @@ def from_matrix(linear: Linear, matrix: Array, shape: tuple[int, ...]) -> Array:
     if linear.kind == "conv_transpose":
         blocks = matrix.reshape(matrix.shape[0], shape[1], -1, *shape[2:])
         return _flipped(np.swapaxes(blocks, 1, 2).reshape(shape))
-    return matrix[0] if _rows_first(linear) else matrix[0].T
+    rows: Array = matrix[0]
+    return rows if _rows_first(linear) else rows.T
 
 
 def _rows_first(linear: Linear) -> bool:

@@ -59,7 +59,7 @@ def _append_add(graph: ir.Graph, matmul: ir.Node) -> None:
     """Y → Y', Y = Y' + 0: the old name stays with the sum, since that may be an output of the model."""
     weight, total = matmul.inputs[1], matmul.outputs[0]
     assert weight is not None and weight.const_value is not None
-    columns = int(weight.const_value.shape[-1])
+    columns = weight.const_value.shape.numpy()[-1]
     bias = add_constant(graph, f"{weight.name}.bias", np.zeros(columns, array_of(weight).dtype), weight.dtype)
     add = ir.node("Add", [total, bias], name=f"{matmul.name}.bias")
     name, result = total.name, add.outputs[0]

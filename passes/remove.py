@@ -58,9 +58,9 @@ def _length(mask: Array, axis: int, labels: Sequence[Label], keep: Keep) -> int:
 
 def count(size: Size, keep: Keep) -> int:
     """How many positions of a size's axis stay."""
-    stays = keep[size.label.atoms]
-    others = tuple(a for a in range(stays.ndim) if a != size.axis)
-    return int(stays.any(axis=others)[: size.upto].sum())
+    lines = np.moveaxis(keep[size.label.atoms], size.axis, 0)
+    stays = np.asarray(lines.reshape(len(lines), -1).any(axis=1))
+    return int(stays[: size.upto].sum())
 
 
 def _rewrite_sizes(model: ir.Model, sizes: Sequence[Size], keep: Keep) -> None:
@@ -94,7 +94,11 @@ def _replace_input(graph: ir.Graph, node: ir.Node, place: int, numbers: Array, t
     node.resize_inputs(max(place + 1, len(node.inputs)))
     node.replace_input_with(place, fresh)
     node.attributes.pop("num_outputs", None)
-    if given is not None and given.is_initializer() and not (given.uses() or given.is_graph_output() or given.is_graph_input()):
+    if (
+        given is not None
+        and given.is_initializer()
+        and not (given.uses() or given.is_graph_output() or given.is_graph_input())
+    ):
         del graph.initializers[given.name or ""]
 
 
@@ -129,10 +133,8 @@ def _update_shapes(analysis: Analysis, values: dict[str, ir.Value], keep: Keep) 
         value = values[slot.value.name or ""]
         if slot.reader is not None or value.shape is None or not _loses(slot.label, keep):
             continue
-        dims = list(value.shape.dims)
+        dims: list[int | ir.SymbolicDim | None] = list(value.shape.dims)
         for axis in slot.label.axes:
             if axis < len(dims) and isinstance(dims[axis], int):
                 dims[axis] = int(keep[slot.label.atoms].sum()) if len(slot.label.axes) == 1 else None
         value.shape = ir.Shape(dims)
-
-

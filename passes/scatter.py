@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.dependency import Analysis, Keep
-from onnxprune.graph import Array, array_of, replace_constant, values_by_name
+from onnxprune.graph import Array, add_constant, array_of, nodes_by_name, replace_constant, values_by_name
 from onnxprune.grouping import Slot
 from onnxprune.passes.remove import selector
 
@@ -24,7 +24,27 @@ def scatter(analysis: Analysis, slim: ir.Model, keep: Keep) -> ir.Model:
             wide = _scattered(array_of(original), array_of(final), slots.get(original, []), keep)
             if wide is not None:
                 replace_constant(wides[original.name or ""], wide)
+    _mask_sums(analysis, model, keep)
     return model
+
+
+def _mask_sums(analysis: Analysis, model: ir.Model, keep: Keep) -> None:
+    """A product of two computed tensors has no weight to hold the zeros: one of the two is multiplied by a mask."""
+    nodes = nodes_by_name(model)
+    for slot in analysis.summed:
+        if slot.reader is None or np.all(keep[slot.label.atoms]):
+            continue
+        node = nodes[slot.reader.name or ""]
+        index = list(slot.reader.inputs).index(slot.value)
+        given = node.inputs[index]
+        assert given is not None
+        shape = tuple(d if a in slot.label.axes else 1 for a, d in enumerate(analysis.trace.shape(slot.value)))
+        dtype = given.dtype or ir.DataType.FLOAT
+        mask = selector(shape, [slot.label], keep).astype(dtype.numpy())
+        product = ir.node("Mul", [given, add_constant(model.graph, f"{node.name}.mask", mask, dtype)])
+        product.name, product.outputs[0].name = f"{node.name}.masked.{index}", f"{node.name}::masked.{index}"
+        model.graph.insert_before(node, product)
+        node.replace_input_with(index, product.outputs[0])
 
 
 def _scattered(original: Array, final: Array, slots: list[Slot], keep: Keep) -> Array | None:

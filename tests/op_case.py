@@ -18,7 +18,11 @@ FIRST_FRESH = 100
 
 
 def facts_of(
-    node: str, shapes: Mapping[str, tuple[int, ...]], labelled: Labelled, weights: Weights | None = None, opset: int = 17
+    node: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    labelled: Labelled,
+    weights: Weights | None = None,
+    opset: int = 17,
 ) -> list[Fact]:
     """What the rule of the last node of this text says; `shapes` are those of the float inputs, outputs named y…"""
     signature = ", ".join(f"float{list(shape)} {name}" for name, shape in shapes.items())

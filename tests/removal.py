@@ -19,6 +19,8 @@ from onnxprune.passes.remove import remove
 from onnxprune.passes.scatter import scatter
 from onnxprune.trace import trace
 
+CLOSE = 1e-5
+"""The largest relative difference that rounding explains."""
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 Removed = dict[str, list[int]]
 
@@ -96,4 +98,6 @@ def scatter_difference(case: Case, keep: Keep) -> float:
 def mask_difference(case: Case, keep: Keep) -> float:
     """The slim model against the dense original with a mask behind every value."""
     slim = run(proto(remove(case.analysis, keep)), case.inputs)
-    return max_relative_difference(slim, run(masked_model(proto(case.analysis.model), masks(case.analysis, keep)), case.inputs))
+    return max_relative_difference(
+        slim, run(masked_model(proto(case.analysis.model), masks(case.analysis, keep)), case.inputs)
+    )

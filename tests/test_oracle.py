@@ -7,10 +7,9 @@ from dense_mask import max_relative_difference, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_graphs import random_graphs
-from removal import Case, analysed, mask_difference, proto, removals, scatter_difference, some_of
+from removal import CLOSE, Case, analysed, mask_difference, proto, removals, scatter_difference, some_of
 from topologies import TOPOLOGIES
 
-CLOSE = 1e-5
 quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 

@@ -65,7 +65,9 @@ DENSE: list[tuple[str, tuple[int, ...], tuple[int, ...], Attributes]] = [
 ]
 
 
-def layer(kind: str, shape: tuple[int, ...], kernel: tuple[int, ...], attributes: Attributes) -> tuple[Linear, Any, Any]:
+def layer(
+    kind: str, shape: tuple[int, ...], kernel: tuple[int, ...], attributes: Attributes
+) -> tuple[Linear, Any, Any]:
     """The layer as the rules describe it, an input, and what onnxruntime makes of it."""
     rng = np.random.default_rng(sum(shape) + sum(kernel))
     weight = rng.standard_normal(kernel).astype(np.float32)

@@ -6,15 +6,19 @@ from onnxprune.labels import Label, Labels, on
 from onnxprune.op_rules.facts import Facts, Fixed, Out, Param, Tie
 from onnxprune.op_rules.registry import Op, fix, rule
 
-UNARY = (
-    "Abs Acos Acosh Asin Asinh Atan Atanh Cast Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp Floor Gelu HardSigmoid "
-    "HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin "
-    "Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu"
-).split()
-BROADCAST = (
-    "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor CastLike Div Equal Greater GreaterOrEqual Less LessOrEqual Max "
-    "Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor"
-).split()
+# fmt: off
+UNARY = [
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cast", "Ceil", "Celu", "Clip", "Cos", "Cosh",
+    "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN",
+    "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign",
+    "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
+]
+BROADCAST = [
+    "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "CastLike", "Div", "Equal", "Greater",
+    "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub",
+    "Sum", "Where", "Xor",
+]
+# fmt: on
 
 
 @rule(*UNARY)
@@ -36,7 +40,14 @@ def broadcast(op: Op) -> Facts:
     for index in (i for i in range(len(op.node.inputs)) if op.has(i)):
         for label in distinct:
             yield from _join(op, index, label, rank)
-    yield Out(0, tuple(label for label in distinct if all(shape[a] == d for a, d in zip(label.axes, label.atoms.shape, strict=True))))
+    yield Out(
+        0,
+        tuple(
+            label
+            for label in distinct
+            if all(shape[a] == d for a, d in zip(label.axes, label.atoms.shape, strict=True))
+        ),
+    )
 
 
 def _meet(op: Op, index: int, label: Label, met: dict[int, Label]) -> Facts:
@@ -56,7 +67,7 @@ def _meet(op: Op, index: int, label: Label, met: dict[int, Label]) -> Facts:
 
 
 def _join(op: Op, index: int, label: Label, rank: int) -> Facts:
-    """What input `index` is along a label of the output: broadcast, labelled too, a constant to slice, or an obstacle."""
+    """What input `index` is along a label of the output: broadcast, labelled too, a constant, or an obstacle."""
     shape = op.shape(index)
     shift = rank - len(shape)
     own = tuple(axis - shift for axis in label.axes)
@@ -72,7 +83,9 @@ def _join(op: Op, index: int, label: Label, rank: int) -> Facts:
         else:
             yield Fixed(label.atoms, f"{op.node.op_type} broadcasts a constant over part of its axes")
     elif not any(set(spans) & set(mine.axes) for mine in op.labels(index)):
-        yield Fixed(label.atoms, f"{op.node.op_type} joins it with {op.input(index).name!r}, which has no prunable channels")
+        yield Fixed(
+            label.atoms, f"{op.node.op_type} joins it with {op.input(index).name!r}, which has no prunable channels"
+        )
 
 
 def _same_across(atoms: np.ndarray, index: tuple[slice | int, ...]) -> bool:

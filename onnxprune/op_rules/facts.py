@@ -27,6 +27,14 @@ class Param:
 
 
 @dataclass(frozen=True, eq=False)
+class Summed:
+    """The op sums over these positions of its computed input `index`, against another computed input."""
+
+    index: int
+    label: Label
+
+
+@dataclass(frozen=True, eq=False)
 class Tie:
     """Two equally shaped atom arrays go together, position by position."""
 
@@ -129,5 +137,5 @@ class Product:
     macs: int
 
 
-Fact = Out | Param | Tie | Fixed | Balanced | Size | Follow | Settled | Index | Linear | Product
+Fact = Out | Param | Summed | Tie | Fixed | Balanced | Size | Follow | Settled | Index | Linear | Product
 Facts = Iterator[Fact]

@@ -6,7 +6,7 @@ import numpy as np
 
 from onnxprune.labels import WHOLE, Atoms, Label, Labels, apart_from, on, touching
 from onnxprune.op_rules.facts import Facts, Fixed, Out, Param, Size, Tie
-from onnxprune.op_rules.registry import Op, any_label, fix, follows, rule
+from onnxprune.op_rules.registry import Op, any_label, cut, fix, follows, rule, stays_whole
 
 
 @rule("Concat")
@@ -42,13 +42,15 @@ def _tied_across(op: Op, indices: list[int], label: Label) -> Facts:
 def split(op: Op) -> Facts:
     """Each output takes its piece of the atoms, and the sizes follow."""
     axis = op.attr("axis", 0) % len(op.shape())
-    yield from fix(tuple(x for x in touching(op.labels(), [axis]) if len(x.axes) > 1), "Split cuts channels split over axes")
+    factored = tuple(x for x in touching(op.labels(), [axis]) if len(x.axes) > 1)
+    yield from (stays_whole(label, axis) for label in factored)
     others = apart_from(op.labels(), [axis])
     sizes = tuple(op.out_shape(i)[axis] for i in range(len(op.node.outputs)))
     bounds = np.cumsum((0, *sizes))
-    pieces = [op.atoms(axis)[a:b] for a, b in pairwise(bounds)]
-    for index, piece in enumerate(pieces):
-        yield Out(index, (*on(axis, piece), *others))
+    for index, (start, end) in enumerate(pairwise(bounds)):
+        piece = op.atoms(axis)[start:end]
+        parts = (cut(label, axis, slice(start, end)) for label in factored)
+        yield Out(index, (*on(axis, piece), *parts, *others))
         if np.any(piece != WHOLE):
             yield from _split_size(op, index, Label((axis,), piece), sizes)
 
@@ -69,15 +71,18 @@ def slice_(op: Op) -> Facts:
         return
     labels: list[Label] = []
     for label in op.labels():
-        cut = [(element, bound) for element, bound in enumerate(bounds) if bound[0] in label.axes]
-        if not cut:
+        here = [(element, bound) for element, bound in enumerate(bounds) if bound[0] in label.axes]
+        if any(step != 1 for _, (_, _, _, step) in here):
+            yield Fixed(label.atoms, "Slice takes every n-th of its positions")
+            continue
+        for element, (axis, start, end, _) in here:
+            if len(label.axes) > 1:
+                yield stays_whole(label, axis)
+            else:
+                yield from _moved_bounds(op, element, label)
+            label = cut(label, axis, slice(start, end))
+        if np.any(label.atoms != WHOLE):
             labels.append(label)
-        elif len(label.axes) > 1 or cut[0][1][3] != 1:
-            yield Fixed(label.atoms, "Slice takes every n-th of its positions, or cuts channels split over axes")
-        else:
-            yield from _moved_bounds(op, cut[0][0], label)
-            axis, start, end, _ = cut[0][1]
-            labels += on(axis, label.atoms[slice(start, end)])
     yield Out(0, tuple(labels))
 
 
@@ -87,19 +92,18 @@ Bound = tuple[int, int, int, int]
 def _bounds(op: Op) -> list[Bound] | None:
     """(axis, start, end, step) of each sliced axis; None where they are not known."""
     rank = len(op.shape())
-    if op.has(1):
-        starts, ends = op.ints(1), op.ints(2)
-        axes, steps = (op.ints(i) if op.has(i) else None for i in (3, 4))
-        if (op.has(3) and axes is None) or (op.has(4) and steps is None):
-            return None
-    else:
-        starts, ends = np.asarray(op.attr("starts")), np.asarray(op.attr("ends"))
-        axes, steps = op.attr("axes"), None
-    if starts is None or ends is None:
+    if not op.has(1):
+        starts, ends = op.attr("starts"), op.attr("ends")
+        axes = op.attr("axes", range(len(starts)))
+        return [(a % rank, s, e, 1) for a, s, e in zip(axes, starts, ends, strict=True)]
+    given = [op.ints(i) for i in (1, 2, 3, 4) if op.has(i)]
+    columns = [numbers.tolist() for numbers in given if numbers is not None]
+    if len(columns) < len(given):
         return None
-    axes = range(len(starts)) if axes is None else axes
-    steps = [1] * len(starts) if steps is None else steps
-    return [(int(a) % rank, int(s), int(e), int(t)) for a, s, e, t in zip(axes, starts, ends, steps, strict=True)]
+    count = len(columns[0])
+    axes = columns[2] if op.has(3) else range(count)
+    steps = columns[-1] if op.has(4) else [1] * count
+    return [(a % rank, s, e, t) for a, s, e, t in zip(axes, columns[0], columns[1], steps, strict=True)]
 
 
 def _moved_bounds(op: Op, element: int, label: Label) -> Facts:

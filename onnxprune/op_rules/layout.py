@@ -1,10 +1,11 @@
 """Rules of the operators that rename axes: Reshape, Flatten, Squeeze, Unsqueeze, Transpose, Expand, Tile."""
 
 import numpy as np
+import numpy.typing as npt
 
-from onnxprune.labels import Label, Labels, apart_from, on, reshaped, touching, transposed
+from onnxprune.labels import Atoms, Label, Labels, reshaped, transposed
 from onnxprune.op_rules.facts import Facts, Fixed, Index, Out
-from onnxprune.op_rules.registry import Op, fix, follows, rule
+from onnxprune.op_rules.registry import Op, fix, follows, rule, stays_whole
 
 
 def _carried(op: Op) -> tuple[Labels, Labels]:
@@ -15,7 +16,7 @@ def _carried(op: Op) -> tuple[Labels, Labels]:
 def rename(op: Op) -> Facts:
     """A row-major reshape whose sizes follow by themselves."""
     labels, lost = _carried(op)
-    yield from fix(lost, f"{op.node.op_type} merges two channel axes into one")
+    yield from fix(lost, f"{op.node.op_type} merges or drops its axis")
     yield Out(0, labels)
 
 
@@ -23,7 +24,7 @@ def rename(op: Op) -> Facts:
 def reshape(op: Op) -> Facts:
     """A row-major reshape; a target size that holds channels is rewritten, 0 and -1 follow by themselves."""
     labels, lost = _carried(op)
-    yield from fix(lost, "Reshape merges two channel axes into one")
+    yield from fix(lost, "Reshape merges or drops its axis")
     for label in labels:
         for position, axis in enumerate(label.axes):
             yield from follows(op, 1, axis, label, position)
@@ -71,21 +72,37 @@ def gather(op: Op) -> Facts:
     if op.constant(0):
         return
     axis, rank = op.attr("axis", 0) % len(op.shape()), len(op.shape(1))
-    picked = touching(op.labels(), [axis])
-    others = apart_from(op.labels(), [axis])
-    straddling = tuple(x for x in others if x.axes[0] < axis < x.axes[-1])
-    yield from fix(straddling, "Gather picks between the axes that its channels are split over")
-    passing = tuple(x if x.axes[-1] < axis else x.moved(rank - 1) for x in others if x not in straddling)
     indices = op.ints(1) if op.constant(1) else None
-    if picked and (indices is None or rank > 1 or len(picked[0].axes) > 1):
-        yield from fix(picked, "Gather picks positions along it that are not known, or lie over several axes")
-        picked = ()
-    for label in picked:
-        yield Index(op.node, 1, label)
-        if rank == 0:  # the picked position becomes the whole output, so it must stay
-            yield Fixed(label.atoms[indices], "Gather picks one position")
-    taken = on(axis, picked[0].atoms[indices]) if picked and rank == 1 else ()
-    yield Out(0, (*taken, *passing))
+    picked: list[Label] = []
+    for label in op.labels():
+        if axis in label.axes and indices is not None and rank < 2:
+            yield from _picked(op, label, axis, indices)
+            picked += _without(label, axis, int(indices[0])) if rank == 0 else [_at(label, axis, indices)]
+        elif axis in label.axes or label.axes[0] < axis < label.axes[-1]:
+            yield Fixed(label.atoms, "Gather picks positions that are not known, or between its axes")
+        else:
+            picked.append(label if label.axes[-1] < axis else label.moved(rank - 1))
+    yield Out(0, tuple(picked))
+
+
+def _picked(op: Op, label: Label, axis: int, indices: npt.NDArray[np.int64]) -> Facts:
+    if len(label.axes) > 1:
+        yield stays_whole(label, axis)
+        return
+    yield Index(op.node, 1, label)
+    if not op.shape(1):  # the picked position becomes the whole output, so it must stay
+        yield Fixed(label.atoms[indices], "Gather picks one position")
+
+
+def _at(label: Label, axis: int, indices: npt.NDArray[np.int64]) -> Label:
+    atoms: Atoms = np.take(label.atoms, indices, axis=label.axes.index(axis))
+    return Label(label.axes, atoms)
+
+
+def _without(label: Label, axis: int, position: int) -> Labels:
+    """A label after one position of an axis is picked and the axis is gone."""
+    left = tuple(a - (a > axis) for a in label.axes if a != axis)
+    return (Label(left, np.asarray(label.atoms.take(position, axis=label.axes.index(axis)))),) if left else ()
 
 
 @rule("Shape", "ConstantOfShape", "Range")

@@ -4,9 +4,9 @@ from math import prod
 
 import numpy as np
 
-from onnxprune.labels import Atoms, Label, apart_from, atoms_of, on, touching
-from onnxprune.op_rules.facts import Balanced, Facts, Kind, Linear, Out, Param, Product, Size, Tie
-from onnxprune.op_rules.registry import Op, fix, rule
+from onnxprune.labels import WHOLE, Atoms, Label, Shape, apart_from, atoms_of, on, touching
+from onnxprune.op_rules.facts import Balanced, Facts, Fixed, Kind, Linear, Out, Param, Product, Size, Summed, Tie
+from onnxprune.op_rules.registry import Op, fix, rule, stays_whole
 
 
 def _conv_input(op: Op) -> Facts:
@@ -109,7 +109,7 @@ def _refittable(op: Op, kind: Kind) -> bool:
 
 @rule("MatMul")
 def matmul(op: Op) -> Facts:
-    """A weight on the right makes new last-axis atoms, one on the left new rows; two activations tie what they share."""
+    """A weight on the right makes new columns, one on the left new rows; two activations tie what they share."""
     if op.constant(0) or op.constant(1):
         yield from _weighted_matmul(op, 1 if op.constant(1) else 0)
     else:
@@ -133,20 +133,37 @@ def _weighted_matmul(op: Op, weight: int) -> Facts:
 
 
 def _activation_matmul(op: Op) -> Facts:
-    """Both sides lose the summed positions together; rows of A and columns of B pass through."""
-    ranks = len(op.shape(0)), len(op.shape(1))
-    out_rank = len(op.out_shape())
+    """Both sides lose the summed positions together; rows of A and columns of B pass through.
+
+    Channels that also lie on batch axes (heads) go from every head alike, so that no head is lost on one side only.
+    """
     yield Product(op.node, prod(op.out_shape()) * op.shape(0)[-1])
+    ranks = len(op.shape(0)), len(op.shape(1))
     if min(ranks) < 2:
         yield from fix(op.labels(0) + op.labels(1), "MatMul with a vector")
         return
-    yield Tie(op.atoms(-1, 0), op.atoms(-2, 1))
-    passes_a = touching(op.labels(0), [ranks[0] - 2])
-    passes_b = touching(op.labels(1), [ranks[1] - 1])
-    own = [x for x in passes_a if len(x.axes) == 1], [x for x in passes_b if len(x.axes) == 1]
-    for labels, kept, summed in zip((op.labels(0), op.labels(1)), own, (ranks[0] - 1, ranks[1] - 2), strict=True):
-        others = tuple(x for x in labels if x not in kept and x.axes != (summed,))
-        yield from fix(others, "it lies on a batch axis of MatMul")
-    moved = [x.moved(out_rank - ranks[0]) for x in own[0]] + [x.moved(out_rank - ranks[1]) for x in own[1]]
-    yield Out(0, tuple(moved))
+    passing: list[Label] = []
+    lines = []
+    for side, (rank, summed, kept) in enumerate(((ranks[0], -1, -2), (ranks[1], -2, -1))):
+        line = np.full(op.shape(side)[summed], WHOLE)
+        for label in op.labels(side):
+            matrix_axes = [axis for axis in label.axes if axis >= rank - 2]
+            moved = label.moved(len(op.out_shape()) - rank)
+            if len(matrix_axes) != 1 or not _spans_batch(moved, op.out_shape()):
+                yield Fixed(label.atoms, "it lies on a batch axis of MatMul, or on both of a matrix")
+                continue
+            yield from (stays_whole(label, axis) for axis in label.axes if axis < rank - 2)
+            if matrix_axes[0] == rank + summed:
+                line = label.atoms.reshape(-1, label.atoms.shape[-1])[0]
+                yield Summed(side, label)
+            elif matrix_axes[0] == rank + kept:
+                passing.append(moved)
+        lines.append(line)
+    yield Tie(*lines)
+    yield Out(0, tuple(passing))
 
+
+def _spans_batch(label: Label, out: Shape) -> bool:
+    """Whether no batch axis of the label is broadcast."""
+    pairs = zip(label.axes, label.atoms.shape, strict=True)
+    return all(out[axis] == width for axis, width in pairs if axis < len(out) - 2)

@@ -4,8 +4,8 @@ from onnxprune.labels import Labels, apart_from, on, reshaped, touching
 from onnxprune.op_rules.facts import Facts, Out
 from onnxprune.op_rules.registry import Op, fix, rule
 
-POOLS = "AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool".split()
-REDUCTIONS = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()
+POOLS = ["AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool"]
+REDUCTIONS = ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"]
 
 
 @rule(*POOLS)
@@ -61,5 +61,3 @@ def lp_norm(op: Op) -> Facts:
     axis = op.attr("axis", -1) % len(op.shape())
     yield from fix(touching(op.labels(), [axis]), "LpNormalization takes its norm over it")
     yield Out(0, apart_from(op.labels(), [axis]))
-
-

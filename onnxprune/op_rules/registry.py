@@ -1,6 +1,6 @@
 """The table of operator rules, and what a rule sees of a node."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune.labels import WHOLE, Atoms, Label, Labels, Shape, atoms_of
-from onnxprune.op_rules.facts import Facts, Fixed, Follow, Settled, Size
+from onnxprune.op_rules.facts import Facts, Fixed, Follow, Settled, Size, Tie
 from onnxprune.trace import Leaf, Place, Trace
 
 Rule = Callable[["Op"], Facts]
@@ -87,7 +87,7 @@ class Op:
     def axes(self, index: int) -> list[int] | None:
         """The `axes` of a node, from attribute or input `index`, made non-negative for input 0; None if not given."""
         given = self.attr("axes")
-        values: Sequence[int] | None = given if given is not None else self.ints(index)
+        values: Iterable[int] | None = given if given is not None else self.ints(index)
         return None if values is None else [int(a) % len(self.shape()) for a in values]
 
 
@@ -100,6 +100,18 @@ def fix(labels: Labels, reason: str) -> Facts:
     """Fix every atom of these labels."""
     for label in labels:
         yield Fixed(label.atoms, reason)
+
+
+def stays_whole(label: Label, axis: int) -> Tie:
+    """What a factored label loses, it loses along its other axes: all positions of `axis` go together."""
+    lines = np.moveaxis(label.atoms, label.axes.index(axis), 0)
+    return Tie(np.broadcast_to(lines[:1], lines[1:].shape), lines[1:])
+
+
+def cut(label: Label, axis: int, where: slice) -> Label:
+    """The part of a label at some positions of one of its axes."""
+    index = tuple(where if a == axis else slice(None) for a in label.axes)
+    return Label(label.axes, label.atoms[index])
 
 
 def follows(op: Op, index: int, element: int, label: Label, axis: int = 0, upto: int | None = None) -> Facts:

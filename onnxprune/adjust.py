@@ -1,0 +1,94 @@
+"""Before a layer is solved: adjust the layer in front of it, so that together they come nearest to the target."""
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.calibration.collect import Collected
+from onnxprune.calibration.frontier import Frontier
+from onnxprune.calibration.rows import Rows, position_count, read, written
+from onnxprune.calibration.sampling import Sampling
+from onnxprune.dependency import Keep
+from onnxprune.descent import Weights, Window, descend
+from onnxprune.graph import Array, array_of, replace_constant
+from onnxprune.pairs import Index, Pair, taps_under
+from onnxprune.solve import Block
+from onnxprune.weights import from_matrix, to_matrix
+
+ROW_BYTES = 96_000_000
+CHEAP_STEPS = 2e10
+"""Multiply–adds of one layer's steps that are a fraction of a second; larger layers get a share of their own cost."""
+PASSES_PER_STEP = 12
+
+
+def adjust_first(
+    pair: Pair, keep: Keep, values: dict[str, ir.Value], frontier: Frontier, collected: Collected, sampling: Sampling
+) -> None:
+    """Move the weights of the first layer of a pair, in place; nothing happens where that does not help.
+
+    Runs the step of the second layer on as many batches as the rows allow, and leaves the frontier as it was.
+    """
+    window = _window(pair, keep, frontier, collected, sampling)
+    if window is None:
+        return
+    first, second = pair.first, pair.second
+    assert first.bias is not None and second.bias is not None
+    weight, bias = values[first.linear.weight.name or ""], values[first.bias.name or ""]
+    start = _start(window, to_matrix(first.linear, array_of(weight))[0], array_of(bias), pair, values)
+    after, _, _ = descend(window, start)
+    if after is not start:
+        replace_constant(weight, from_matrix(first.linear, after.first[None], array_of(weight).shape))
+        replace_constant(bias, after.first_bias.reshape(array_of(bias).shape))
+
+
+def _window(
+    pair: Pair, keep: Keep, frontier: Frontier, collected: Collected, sampling: Sampling
+) -> Window | None:
+    """The rows of the pair in the first batches, as many as memory and time allow."""
+    first, second = pair.first.linear, pair.second
+    outputs = keep[second.linear.outputs][0]
+    wanted = {v.name or "" for v in (first.x, second.linear.x, second.partner) if v is not None}
+    most = _most_rows(pair, keep, sampling)
+    rows: list[Rows] = []
+    parts: list[tuple[Index, Array, Array]] = []
+    seen = 0
+    for batch, here in enumerate(frontier.look(second.wave, sorted(wanted))):
+        x = here[second.linear.x.name or ""]
+        where = sampling.positions(second.linear, x.shape, batch)
+        under = taps_under(second, where, x.shape)
+        unique, inverse = np.unique(under, return_inverse=True)
+        offset = int(unique[0] < 0)
+        index = np.where(under < 0, -1, inverse.reshape(under.shape) - offset + seen)
+        rows.append(read(first, here[first.x.name or ""], unique[offset:])[0])
+        target = collected.targets[second.name][batch][:, outputs]
+        beside = here[second.partner.name or ""] if second.partner is not None else None
+        parts.append((index, target, np.zeros_like(target) if beside is None else written(second.linear, beside, where)))
+        seen += len(unique) - offset
+        if seen >= most:
+            break
+    if not parts:
+        return None
+    index, target, partner = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    return Window(np.concatenate(rows), index, target, partner, second.clipped, pair.low, pair.high, pair.leak)
+
+
+def _most_rows(pair: Pair, keep: Keep, sampling: Sampling) -> float:
+    linear = pair.first.linear
+    features, outputs = int(keep[linear.features].sum()), int(keep[linear.outputs].sum())
+    total = position_count(linear, sampling.trace.shape(linear.x)) / sampling.trace.batch * sampling.samples
+    cheap = CHEAP_STEPS / (PASSES_PER_STEP * max(features * outputs, 1))
+    return min(ROW_BYTES / (4 * max(features, 1)), max(cheap, total / (2 * PASSES_PER_STEP)))
+
+
+def _start(window: Window, weight: Array, bias: Array, pair: Pair, values: dict[str, ir.Value]) -> Weights:
+    """The first layer as it is, the second refitted to it on these rows."""
+    second = pair.second
+    assert second.bias is not None
+    prior = to_matrix(second.linear, array_of(values[second.linear.weight.name or ""]))[0].astype(np.float64)
+    prior_bias = array_of(values[second.bias.name or ""]).astype(np.float64).reshape(-1)
+    first, first_bias = weight.astype(np.float32), bias.astype(np.float32).reshape(-1)
+    hidden = window.hidden(first, first_bias)[0]
+    block = Block(prior.shape[1], len(prior), narrow=True, clipped=window.clipped, share=1.0)
+    taps = np.stack([hidden[column] for column in window.index.T], axis=2)  # (P, m, T)
+    block.add(taps.reshape(len(taps), -1), window.target, window.partner, 0)
+    fitted = block.solve(prior, prior_bias)
+    return Weights(first, first_bias, fitted.weight.astype(np.float32), fitted.bias.astype(np.float32))

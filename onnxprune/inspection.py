@@ -1,0 +1,115 @@
+"""What could be pruned from a model, before anything is: groups, widths, what they cost, and what is closed and why."""
+
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+from pydantic import BaseModel, ConfigDict
+
+from onnxprune.config import Config, make_config
+from onnxprune.costs import CostModel, cost_model
+from onnxprune.dependency import Analysis, Group
+from onnxprune.model_io import ModelSource, load
+from onnxprune.prepare import open_data, prepare
+from onnxprune.report import ClosedReport, Totals
+from onnxprune.serialise import tensor_bytes
+
+FEW_SAMPLES = 2
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class InputFacts(_Frozen):
+    """An input or output: None or a name where a dimension is dynamic."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
+
+
+class GroupFacts(_Frozen):
+    """A group: `macs_share` and `params_share` of the model's go with it if all of it goes; shares of groups overlap.
+
+    `rows` (1: the choice is free) must lose equally many channels each; `names` are what `--keep` and `--only` match.
+    """
+
+    name: str
+    width: int
+    rows: int
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    macs_share: float
+    params_share: float
+    names: tuple[str, ...]
+
+
+class Inspection(_Frozen):
+    """What `onnxprune inspect` tells."""
+
+    schema_version: Literal[1] = 1
+    model: str
+    opsets: dict[str, int]
+    ir_version: int
+    producer: str
+    inputs: tuple[InputFacts, ...]
+    outputs: tuple[InputFacts, ...]
+    nodes: int
+    totals: Totals
+    groups: tuple[GroupFacts, ...]
+    closed: tuple[ClosedReport, ...]
+    guesses: tuple[str, ...]
+
+
+def inspect(model: ModelSource, config: Config | None = None) -> Inspection:
+    """Analyse a model on two made-up inputs, whose shapes `config.input_shape` may give; nothing is changed.
+
+    Raises BadInput where the model cannot be read or run.
+    """
+    settings = make_config(**{**(config.model_dump(exclude_unset=True) if config else {}), "samples": FEW_SAMPLES})
+    loaded = load(model)
+    data = open_data(loaded.model, None, settings)
+    prepared = prepare(loaded.model, data, settings, fold=False)
+    analysis = prepared.analysis
+    costs = cost_model(analysis)
+    place = {id(group): index for index, group in enumerate(analysis.groups)}
+    return Inspection(
+        model=str(loaded.path or loaded.model.graph.name or "model"),
+        opsets=dict(loaded.model.opset_imports),
+        ir_version=loaded.model.ir_version,
+        producer=f"{loaded.model.producer_name or ''} {loaded.model.producer_version or ''}".strip(),
+        inputs=tuple(_facts(v) for v in loaded.model.graph.inputs if not v.is_initializer()),
+        outputs=tuple(_facts(v) for v in loaded.model.graph.outputs),
+        nodes=len(loaded.model.graph),
+        totals=_totals(costs, analysis),
+        groups=tuple(_group(group, place[id(group)], costs) for group in prepared.groups),
+        closed=tuple(ClosedReport(name=c.name, width=c.width, reason=c.reason) for c in prepared.closed),
+        guesses=data.guesses,
+    )
+
+
+def _totals(costs: CostModel, analysis: Analysis) -> Totals:
+    macs, params = float(costs.macs(costs.full)), float(costs.params(costs.full))
+    return Totals(macs=round(macs), params=round(params), bytes=tensor_bytes(analysis.model))
+
+
+def _facts(value: ir.Value) -> InputFacts:
+    dims = None if value.shape is None else tuple(d if isinstance(d, int) else d.value for d in value.shape)
+    return InputFacts(name=value.name or "", dtype="" if value.dtype is None else value.dtype.name.lower(), shape=dims)
+
+
+def _group(group: Group, index: int, costs: CostModel) -> GroupFacts:
+    without = costs.full.copy()
+    without[index] = 0
+    macs, params = (count(np.stack([costs.full, without])) for count in (costs.macs, costs.params))
+    return GroupFacts(
+        name=group.name,
+        width=group.width,
+        rows=group.row_count,
+        writers=tuple(linear.node.name or "" for linear in group.writers),
+        readers=tuple(linear.node.name or "" for linear in group.readers),
+        macs_share=float(1 - macs[1] / max(macs[0], 1)),
+        params_share=float(1 - params[1] / max(params[0], 1)),
+        names=tuple(sorted(group.names)),
+    )

@@ -1,0 +1,138 @@
+"""Reports as tables and sentences for a terminal."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import starmap
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from onnxprune.report import Accuracy, Fidelity, Latency, Report
+
+LEAST_WIDTH = 120
+
+
+def screen() -> Console:
+    """Standard output; wide enough for a table where it is no terminal."""
+    console = Console(markup=False, highlight=False, emoji=False)
+    return console if console.is_terminal else Console(
+        markup=False, highlight=False, emoji=False, width=max(console.width, LEAST_WIDTH)
+    )  # fmt: skip
+
+
+def show_report(report: Report, console: Console, verbose: bool) -> None:
+    """Print what a run did: the groups, the totals, and a line for everything else."""
+    console.print(_groups(report))
+    console.print(_totals(report))
+    if verbose:
+        console.print(_layers(report))
+    for label, text in _lines(report, verbose):
+        console.print(f"{label:>11}  {text}", soft_wrap=True)
+    for note in report.notes:
+        console.print(f"{'note':>11}  {note}", style="yellow", soft_wrap=True)
+
+
+def table(*columns: str, left: int = 1) -> Table:
+    """An empty table: the first `left` columns are text, the others numbers."""
+    made = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(columns):
+        made.add_column(column, justify="left" if number < left else "right", overflow="fold")
+    return made
+
+
+def quantity(number: float) -> str:
+    """A count with three digits and a unit: 40.8 M."""
+    for unit in ("", " k", " M"):
+        if abs(number) < 999.5:
+            return f"{number:.3g}{unit}" if unit else f"{number:.0f}"
+        number /= 1000
+    return f"{number:.3g} G" if abs(number) < 999.5 else f"{number:,.0f} G"
+
+
+def share(number: float) -> str:
+    """A share as percent, with a digit more where it is near 0 or 1."""
+    return f"{100 * number:.2f} %" if 0 < abs(number) < 0.01 else f"{100 * number:.1f} %"
+
+
+def _groups(report: Report) -> Table:
+    made = table("group", "width", "kept", "removed", "method", "error", "stays whole because")
+    made.columns[-1].justify = made.columns[-3].justify = "left"
+    for group in report.groups:
+        error = "" if group.error is None or group.kept == group.width else f"{group.error:.3f}"
+        removed = share(1 - group.kept / group.width) if group.kept < group.width else ""
+        made.add_row(group.name, str(group.width), str(group.kept), removed, group.method, error, group.reason)
+    return made
+
+
+def _totals(report: Report) -> Table:
+    made = table("", "before", "after", "after / before")
+    for name, label in (("macs", "multiply–adds"), ("params", "parameters"), ("bytes", "bytes")):
+        before, after = getattr(report.before, name), getattr(report.after, name)
+        made.add_row(label, quantity(before), quantity(after), share(after / max(before, 1)))
+    for row in starmap(_latency, ((one,) for one in report.latency)):
+        made.add_row(*row)
+    if report.accuracy is not None:
+        made.add_row(*_accuracy(report.accuracy))
+    return made
+
+
+def _latency(one: Latency) -> tuple[str, ...]:
+    threads = "" if one.threads is None else f", {one.threads} thread" + "s" * (one.threads > 1)
+    speedup = f"{one.speedup:.2f}× as fast ({one.speedup_p10:.2f}–{one.speedup_p90:.2f})"
+    return f"milliseconds, batch {one.batch}{threads}", f"{one.before_ms:.3f}", f"{one.after_ms:.3f}", speedup
+
+
+def _accuracy(one: Accuracy) -> tuple[str, ...]:
+    return one.metric, f"{one.before:.4f}", f"{one.after:.4f}", f"{one.after - one.before:+.4f}"
+
+
+def _layers(report: Report) -> Table:
+    made = table("rebuilt layer", "error before", "error after")
+    for layer in report.layers:
+        made.add_row(layer.name, f"{layer.before:.4f}", f"{layer.after:.4f}")
+    return made
+
+
+def _lines(report: Report, verbose: bool) -> Iterable[tuple[str, str]]:
+    budget = report.budget
+    if budget.kind in ("macs", "params"):
+        yield "budget", f"{budget.kind} {budget.target:.3g} asked for, {budget.reached:.4f} reached"
+    else:
+        yield "budget", f"{budget.kind}: {share(budget.reached)} of the channels removed"
+    yield "allocation", f"{report.allocation}; widths in multiples of {report.align} where they can be"
+    if report.calibration is not None:
+        yield "data", report.calibration.description
+        yield from (("guessed", guess) for guess in report.calibration.guesses)
+    if report.fidelity is not None:
+        yield "fidelity", fidelity_text(report.fidelity)
+    yield from _closed(report, verbose)
+    yield "proof", f"differs from the masked original by {report.proof:.1e} of its largest output"
+    if verbose:
+        yield "seconds", ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in report.seconds.items())
+
+
+def fidelity_text(fidelity: Fidelity) -> str:
+    """One sentence on how near two models are."""
+    agreement = fidelity.top1_agreement
+    same = "" if agreement is None else f"same class for {share(agreement)}, "
+    inputs = "held-out inputs" if fidelity.held_out else "inputs (none were held out)"
+    return f"{same}outputs differ by {share(fidelity.relative_error)}, on {fidelity.samples} {inputs}"
+
+
+def _closed(report: Report, verbose: bool) -> Iterable[tuple[str, str]]:
+    if verbose:
+        yield from (("closed", f"{c.name} ({c.width}): {c.reason}") for c in report.closed)
+    elif report.closed:
+        reasons = Counter(closed.reason for closed in report.closed)
+        told = [f"{reason} ({count}×)" if count > 1 else reason for reason, count in reasons.most_common(3)]
+        more = f"; and {len(reasons) - 3} more reasons" if len(reasons) > 3 else ""
+        yield "closed", f"{len(report.closed)} more groups cannot go: {'; '.join(told)}{more} (--verbose lists them)"
+
+
+def show_rows(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> None:
+    """Print a table of rows."""
+    made = table(*columns, left=left)
+    for row in rows:
+        made.add_row(*row)
+    console.print(made)

@@ -1,0 +1,97 @@
+"""`apply`: remove what a plan says, bit for bit; with calibration data, solve the remaining weights again as well."""
+
+import numpy as np
+import onnx_ir as ir
+from threadpoolctl import threadpool_limits
+
+from onnxprune.calibration.collect import collect
+from onnxprune.calibration.sampling import Sampling
+from onnxprune.choose import Chosen
+from onnxprune.config import Config
+from onnxprune.dependency import Keep
+from onnxprune.layers import layers_in_order
+from onnxprune.measure import measure, open_judge
+from onnxprune.model_io import Loaded, ModelSource, like, load
+from onnxprune.passes.remove import remove
+from onnxprune.pipeline import Result
+from onnxprune.plan import Plan, keep_of
+from onnxprune.prepare import Data, Prepared, open_data, prepare
+from onnxprune.progress import Progress, Silent, Stages
+from onnxprune.rebuild import Rebuilt, rebuild
+from onnxprune.report import Budget, Report
+from onnxprune.reporting import Outcome, make_report
+from onnxprune.verify import prove
+
+FEW_SAMPLES = 64
+UNSOLVED = "Removal only: no layer was solved again; --calib with the inputs of the first run does that."
+
+
+def apply_plan(
+    model: ModelSource,
+    plan: Plan,
+    *,
+    calib: object = None,
+    eval: object = None,
+    metric: str | None = None,
+    config: Config | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Remove from `model` what `plan` says; without `calib` nothing else changes, with it layers are rebuilt too.
+
+    Raises BadInput where the plan is not this model's, BudgetNotMet, or ProofFailed; the model given is never changed.
+    """
+    settings, stages = config or Config(), Stages(progress or Silent())
+    solve = calib is not None and settings.rebuild != "none"
+    if not solve:
+        settings = settings.model_copy(update={"samples": settings.samples or FEW_SAMPLES})
+    with threadpool_limits(limits=1, user_api="blas"):
+        with stages.stage("analyse"):
+            loaded = load(model)
+            judge = open_judge(loaded.model, eval, metric, settings)
+            data = open_data(loaded.model, calib, settings)
+            prepared = prepare(loaded.model, data, settings, fold=solve)
+            keep = keep_of(plan, prepared.analysis)
+        slim = remove(prepared.analysis, keep)
+        slim, solved, disk = _rebuilt(prepared, slim, keep, data, settings, stages) if solve else (slim, [], 0)
+        with stages.stage("verify"):
+            proof = prove(prepared.analysis, slim, keep, data.sample)
+        with stages.stage("measure"):
+            measured = measure(prepared.original, slim, data, judge, settings)
+    outcome = Outcome(slim, _chosen(plan), {}, solved, proof, measured, stages.seconds, disk)
+    return Result(like(slim, loaded), plan, _report(loaded, settings, prepared, data, plan, outcome))
+
+
+def _rebuilt(
+    prepared: Prepared, slim: ir.Model, keep: Keep, data: Data, config: Config, stages: Stages
+) -> tuple[ir.Model, list[Rebuilt], int]:
+    """Both sweeps; the first keeps the targets only, for nothing is chosen any more."""
+    assert config.rebuild != "none"
+    layers, wave = layers_in_order(prepared.analysis)
+    layers = [layer for layer in layers if layer.name not in prepared.frozen and layer.bias is not None]
+    sampling = Sampling(data.source.samples, prepared.analysis.trace, config.seed)
+    with stages.stage("collect") as tick:
+        collected = collect(prepared.analysis.model, layers, frozenset(), data.source, sampling, tick)
+    with stages.stage("rebuild", max((layer.wave for layer in layers), default=0) + 1) as tick:
+        return rebuild(
+            prepared.analysis, slim, keep, layers, wave, collected, data.source, sampling, config.rebuild, tick
+        )
+
+
+def _chosen(plan: Plan) -> Chosen:
+    widths = np.array([len(group.kept) for group in plan.groups], np.int64)
+    names, errors = tuple(g.name for g in plan.groups), tuple(g.error for g in plan.groups)
+    return Chosen(names, widths, errors, "what the plan says")
+
+
+def _report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, plan: Plan, outcome: Outcome) -> Report:
+    report = make_report(loaded, config, prepared, data, plan, outcome)
+    methods = {group.name: group.method for group in plan.groups}
+    groups = tuple(
+        g.model_copy(update={"method": methods.get(g.name, ""), "reason": "" if g.name in methods else "not in the plan"})
+        for g in report.groups
+    )
+    reached = 1 - sum(g.kept for g in groups) / max(sum(g.width for g in groups), 1)
+    budget = Budget(kind="plan", target=reached, reached=reached)
+    return report.model_copy(
+        update={"groups": groups, "budget": budget, "notes": () if outcome.solved else (UNSOLVED,)}
+    )
