@@ -33,8 +33,8 @@ lint: $(VENV)/.test ## ruff: rules and format
 types: $(VENV)/.test ## mypy --strict
 	$(BIN)/mypy
 
-bench: $(VENV)/.bench ## onnxprune, Torch-Pruning and onnxsim on one model; writes benchmarks/results.md
-	$(BIN)/python benchmarks/compare.py --write benchmarks/results.md
+bench: $(VENV)/.bench ## onnxprune, Torch-Pruning and onnxsim on one model; fills in the README's table
+	$(BIN)/python benchmarks/compare.py --write README.md
 
 clean: ## remove what these commands made
 	rm -rf $(VENV) out build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -16,6 +16,7 @@ from contenders import Task
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MEAN = np.array([0.4914, 0.4822, 0.4465], np.float32)[:, None, None]
+BEGINS, ENDS = "<!-- benchmark begins -->", "<!-- benchmark ends -->"
 STD = np.array([0.2470, 0.2435, 0.2616], np.float32)[:, None, None]
 
 
@@ -39,8 +40,8 @@ def main() -> None:
     table = _table(rows, options.seconds)
     text = f"{_preface(options, len(images), len(test[1]))}\n\n{table}\n"
     print(text)
-    if options.write is not None:
-        options.write.write_text(text, encoding="utf-8")
+    for file in options.write:
+        _write(file, text)
 
 
 def _options() -> argparse.Namespace:
@@ -51,8 +52,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, help="use the first N calibration images only")
     parser.add_argument("--macs", type=float, default=0.5, help="the share of multiply-adds that may stay")
     parser.add_argument("--seconds", type=float, default=20.0, help="time all models for so long, per batch size")
-    parser.add_argument("--write", type=Path, help="write the table to this file as well")
+    parser.add_argument("--write", type=Path, nargs="*", default=[], help="put the table between these files' markers")
     return parser.parse_args()
+
+
+def _write(file: Path, text: str) -> None:
+    before, rest = file.read_text(encoding="utf-8").split(BEGINS)
+    after = rest.split(ENDS)[1]
+    file.write_text(f"{before}{BEGINS}\n{text}{ENDS}{after}", encoding="utf-8")
 
 
 def _images(path: Path) -> np.ndarray:
@@ -97,11 +104,12 @@ def _table(rows: Sequence[Row], seconds: float) -> str:
 
 
 def _preface(options: argparse.Namespace, calibration: int, test: int) -> str:
+    runtime = f"onnxruntime {onnxruntime.__version__}, {platform.machine()}, one thread"
     return f"""\
 `{options.model.name}` at {options.macs:g} of its multiply–adds, {calibration} unlabelled images, no fine-tuning.
-Accuracy on {test:,} labelled test images. Latency: onnxruntime {onnxruntime.__version__}, one thread, all models in turn
-({platform.machine()}); in brackets how many times as fast as the original. Seconds: the tool's own run, its search for the
-ratio that meets the budget included."""
+Accuracy on {test:,} labelled test images. Latency: {runtime}, all models in turn;
+in brackets how many times as fast as the original. Seconds: the tool's own run, its search for the ratio that meets the
+budget included."""
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 from onnx import numpy_helper, shape_inference
 
@@ -31,7 +32,9 @@ def parameters(model: onnx.ModelProto) -> int:
 
 def accuracy(model: onnx.ModelProto, images: np.ndarray, classes: np.ndarray) -> float:
     """Top-1 accuracy on onnxruntime."""
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    quiet = ort.SessionOptions()
+    quiet.log_severity_level = 3
+    session = ort.InferenceSession(model.SerializeToString(), quiet, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     found = [session.run(None, {name: batch})[0].argmax(1) for batch in np.array_split(images, len(images) // 100 or 1)]
     return float((np.concatenate(found) == classes).mean())
@@ -39,6 +42,4 @@ def accuracy(model: onnx.ModelProto, images: np.ndarray, classes: np.ndarray) ->
 
 def latencies(models: list[onnx.ModelProto], batch: int, seconds: float) -> list[Timing]:
     """All models in turn, one thread; the first is what the others are compared with."""
-    import onnx_ir as ir
-
     return bench([ir.from_proto(m) for m in models], batch=batch, threads=1, seconds=seconds)

@@ -63,9 +63,10 @@ def dead_leaves(leaves: Leaves, rng: np.random.Generator, planes: Planes) -> Arr
     colours[:, :-1] -= (slope * shapes.centre).sum(0)
     across, down = np.append(slope, np.zeros((2, 1), np.float32), 1)
     shade = across[top] * np.arange(width, dtype=np.float32) + down[top] * np.arange(height, dtype=np.float32)[:, None]
-    picture = colours.take(top, 1, mode="wrap") + shade
+    picture: Array = colours.take(top, 1, mode="wrap") + shade
     picture *= np.float32(leaves.gain * np.exp(leaves.contrast * rng.standard_normal()))
-    return np.clip(picture, -_CLIP, _CLIP, out=picture)
+    np.clip(picture, -_CLIP, _CLIP, out=picture)
+    return picture
 
 
 def _shapes(leaves: Leaves, rng: np.random.Generator, height: int, width: int) -> _Shapes:
@@ -79,7 +80,8 @@ def _shapes(leaves: Leaves, rng: np.random.Generator, height: int, width: int) -
     a, b = np.stack((cos, sin)) * length, np.stack((-sin, cos)) * breadth
     half = np.where(ellipse, np.hypot(a, b), _RECTANGLE * (np.abs(a) + np.abs(b)))
     along, across = np.stack((cos, sin)) / length, np.stack((-sin, cos)) / breadth
-    return _Shapes(*(part.astype(np.float32) for part in (centre, along, across, half)), ellipse)
+    single = np.float32
+    return _Shapes(centre.astype(single), along.astype(single), across.astype(single), half.astype(single), ellipse)
 
 
 def _paint(shapes: _Shapes, height: int, width: int) -> Array:

@@ -11,7 +11,7 @@ from onnxprune.op_rules.facts import Linear
 from onnxprune.trace import Trace
 
 LEAST_ROWS_PER_FEATURE = 20
-CHEAP_PRODUCT = 1e10
+CHEAP_PRODUCT = 4e9
 """A Gram matrix of so many multiply–adds is a fraction of a second: take all rows it allows."""
 HELD_OUT = 8
 """One row in so many judges and does not solve."""

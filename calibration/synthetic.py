@@ -17,6 +17,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 # Below this side there is no spatial structure to imitate.
 _MIN_SIDE = 8
 _OTHER_IDS = 4
+_LEAVES = Leaves()
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class SyntheticSource:
     batch_size: int
     seed: int
     description: str
-    leaves: Leaves = Leaves()
+    leaves: Leaves = _LEAVES
     synthetic: bool = True
 
     def batches(self) -> Iterator[dict[str, Array]]:

@@ -1,1 +1,50 @@
 """onnxprune: a trained ONNX model in, a smaller and faster one out, with a proof."""
+
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.errors import BadInput, BudgetNotMet, OnnxPruneError, ProofFailed
+from onnxprune.version import __version__
+
+if TYPE_CHECKING:
+    from onnxprune.config import Config
+    from onnxprune.inspection import inspect
+    from onnxprune.pipeline import Result, compress
+    from onnxprune.plan import Plan, load_plan
+    from onnxprune.replay import apply_plan
+    from onnxprune.report import Report
+
+# Imported when first used: `onnxprune --help` should not wait for onnx and numpy.
+_LAZY = {
+    "Config": "onnxprune.config",
+    "Plan": "onnxprune.plan",
+    "Report": "onnxprune.report",
+    "Result": "onnxprune.pipeline",
+    "apply_plan": "onnxprune.replay",
+    "compress": "onnxprune.pipeline",
+    "inspect": "onnxprune.inspection",
+    "load_plan": "onnxprune.plan",
+}
+
+__all__ = [
+    "BadInput",
+    "BudgetNotMet",
+    "Config",
+    "OnnxPruneError",
+    "Plan",
+    "ProofFailed",
+    "Report",
+    "Result",
+    "__version__",
+    "apply_plan",
+    "compress",
+    "inspect",
+    "load_plan",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'onnxprune' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)

@@ -11,7 +11,7 @@ from onnxprune.dependency import Keep
 from onnxprune.descent import Weights, Window, descend
 from onnxprune.graph import Array, array_of, replace_constant
 from onnxprune.pairs import Index, Pair, taps_under
-from onnxprune.solve import Block
+from onnxprune.solve import Block, reservoir_share
 from onnxprune.weights import from_matrix, to_matrix
 
 ROW_BYTES = 96_000_000
@@ -87,7 +87,8 @@ def _start(window: Window, weight: Array, bias: Array, pair: Pair, values: dict[
     prior_bias = array_of(values[second.bias.name or ""]).astype(np.float64).reshape(-1)
     first, first_bias = weight.astype(np.float32), bias.astype(np.float32).reshape(-1)
     hidden = window.hidden(first, first_bias)[0]
-    block = Block(prior.shape[1], len(prior), narrow=True, clipped=window.clipped, share=1.0)
+    share = reservoir_share(prior.shape[1], len(prior), len(window.target))
+    block = Block(prior.shape[1], len(prior), True, window.clipped, share)
     taps = np.stack([hidden[column] for column in window.index.T], axis=2)  # (P, m, T)
     block.add(taps.reshape(len(taps), -1), window.target, window.partner, 0)
     fitted = block.solve(prior, prior_bias)

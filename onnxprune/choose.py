@@ -8,7 +8,7 @@ import numpy as np
 from onnxprune.allocate import Choice, Cost, Widths, least_damage, uniform
 from onnxprune.calibration.window import batch_of, cut
 from onnxprune.config import Config
-from onnxprune.costs import CostModel
+from onnxprune.costs import CostModel, runtime_cost
 from onnxprune.dependency import Analysis, Group
 from onnxprune.graph import Array
 from onnxprune.layers import Layer
@@ -74,17 +74,17 @@ def choose(
         rate = share if kind == "ratio" else 0.0
         widths = [w[0] if len(w) == 1 else nearest_width(w, w[-1] * (1 - rate)) for w in candidates]
         return Chosen(names, np.array(widths, np.int64), _errors(scored, widths), "the same share of every group")
-    cost, target = _cost(analysis, groups, costs, kind, share)
+    cost = _cost(analysis, groups, costs, kind, config, align)
     measured = all(one.judges for one in scored)
     if config.allocate == "uniform" or not measured:
-        widths = uniform(candidates, cost, target)
+        widths = uniform(candidates, cost, share)
         why = "asked for" if config.allocate == "uniform" else "no statistics were collected to price groups with"
         return Chosen(names, widths, _errors(scored, widths), f"uniform: {why}")
     count, inputs = _probe_size(len(scored), data, float(costs.macs(costs.full)))
     prober = open_prober(analysis, layers, scored, _probe_feeds(data, inputs))
     damage = [_damage(prober, one, w, count, tick) for one, w in zip(scored, candidates, strict=True)]
     priced = [Choice(w, [d * _shared(one.group) for d in own]) for one, w, own in zip(scored, candidates, damage, strict=True)]
-    widths = least_damage(priced, cost, target)
+    widths = least_damage(priced, cost, share)
     return Chosen(names, widths, _errors(scored, widths), "global: the outputs suffer least, by a probe of each group")
 
 
@@ -102,18 +102,29 @@ def _candidates(group: Group, config: Config, align: int) -> list[int]:
     return widths
 
 
-def _cost(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: str, share: float) -> tuple[Cost, float]:
-    """The budget's count as a function of the open groups' widths, and its target."""
+def _cost(
+    analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: str, config: Config, align: int
+) -> Cost:
+    """The budget's count as a function of the open groups' widths, as a share of the original.
+
+    With `--align auto` multiply–adds count half as they are and half as the runtime's blocks pad them, but never
+    less than they are: measured, a layer narrower than its block costs about that (docs/decisions).
+    """
     count = costs.macs if kind == "macs" else costs.params
+    padded = runtime_cost(analysis, align)
     place = {id(group): i for i, group in enumerate(analysis.groups)}
     index = np.array([place[id(group)] for group in groups], np.intp)
+    whole, whole_padded = float(count(costs.full)), float(padded(costs.full))
 
     def cost(widths: np.ndarray) -> np.ndarray:
         every = np.broadcast_to(costs.full, (*widths.shape[:-1], costs.full.size)).copy()
         every[..., index] = widths
-        return count(every)
+        share = count(every) / whole
+        if kind != "macs" or config.align != "auto" or not whole_padded:
+            return share
+        return np.maximum(share, (share + padded(every) / whole_padded) / 2)
 
-    return cost, share * float(count(costs.full))
+    return cost
 
 
 def _errors(scored: Sequence[Scored], widths: Sequence[int] | Widths) -> tuple[float | None, ...]:

@@ -3,21 +3,18 @@
 import errno
 import signal
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from onnxprune.commands import commands
-from onnxprune.errors import BadInput, OnnxPruneError
 from onnxprune.config import Config
+from onnxprune.errors import OnnxPruneError
 from onnxprune.options import Files, Screen, config_text, read_options, read_screen, takes
+from onnxprune.showing import finish, planned_output, watched
 from onnxprune.version import __version__
-
-if TYPE_CHECKING:
-    from onnxprune.pipeline import Result
 
 SUBCOMMANDS = ("inspect", "apply", "bench", "compare", "doctor")
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -28,7 +25,9 @@ Exit codes: 0 done, 2 bad input, 3 budget or accuracy bound not met, 1 a defect.
 """
 MORE = "Subcommands: inspect, apply, bench, compare, doctor; `onnxprune inspect --help` and so on tell more."
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(
+    add_completion=False, rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]}
+)
 
 
 def _version(wanted: bool) -> None:
@@ -54,64 +53,17 @@ def compress(
 ) -> None:
     """Prune a model."""
     screen = read_screen(options)
-    settings, files = read_options(options, str(config) if config else None)
-    others = {"--plan": files.plan, "--report": files.report, "--save-config": save_config}
-    paths = {option: Path(path) for option, path in others.items() if path}
-    output = _output(model, files, paths)
+    settings, files = read_options(options, config)
+    paths = {"--plan": files.plan, "--report": files.report, "--save-config": save_config}
+    others = {option: Path(path) for option, path in paths.items() if path}
+    output = planned_output(model, files, others)
     from onnxprune import pipeline
 
     with watched(screen) as progress:
         result = pipeline.compress(
             str(model), calib=files.calib, eval=files.eval, metric=files.metric, config=settings, progress=progress
         )
-    if output is not None:
-        _write(result, output, paths, config_text(settings, files))
-    _show(result, screen, output)
-
-
-def _output(model: Path, files: Files, paths: Mapping[str, Path]) -> Path | None:
-    """Where the model goes, made sure of; None for a dry run."""
-    if files.dry_run:
-        return None
-    if files.output is None:
-        raise BadInput("say where the pruned model goes (-o out.onnx), or that nothing is to be written (--dry-run)")
-    from onnxprune.output import require_outputs
-
-    output = Path(files.output)
-    require_outputs(model, output, paths, files.overwrite)
-    return output
-
-
-def watched(screen: Screen) -> Any:
-    """The progress of a command, as a context: bars on a terminal or where they are asked for."""
-    wanted = sys.stderr.isatty() if screen.progress is None else screen.progress
-    if not wanted or screen.quiet:
-        return nullcontext(None)
-    from onnxprune.bars import Bars
-
-    return Bars(force=bool(screen.progress))
-
-
-def _write(result: "Result", output: Path, paths: Mapping[str, Path], config: str) -> None:
-    from onnxprune.output import write_outputs
-
-    texts = {
-        "--plan": result.plan.model_dump_json(indent=1) + "\n",
-        "--report": result.report.model_dump_json(indent=1) + "\n",
-        "--save-config": config,
-    }
-    write_outputs(result.model, output, {path: texts[option] for option, path in paths.items()})
-
-
-def _show(result: "Result", screen: Screen, output: Path | None) -> None:
-    if screen.json_:
-        typer.echo(result.report.model_dump_json(indent=1))
-    elif not screen.quiet:
-        from onnxprune import render
-
-        console = render.screen()
-        render.show_report(result.report, console, screen.verbose)
-        console.print(f"{'wrote':>11}  {output or 'nothing (--dry-run)'}", soft_wrap=True)
+    finish(result, screen, output, others, config_text(settings, files))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -124,10 +76,9 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; errors become one line on standard error."""
     chosen = commands if arguments and arguments[0] in SUBCOMMANDS else app
     try:
-        return chosen(arguments or ["--help"], prog_name="onnxprune", standalone_mode=False) or 0
+        code = chosen(arguments or ["--help"], prog_name="onnxprune", standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("onnxprune: interrupted; nothing was written", err=True)
-        return INTERRUPTED
+        code = INTERRUPTED
     except Exception as error:
         if "--debug" in arguments:
             import traceback
@@ -135,13 +86,15 @@ def run(arguments: list[str]) -> int:
             traceback.print_exc()
         code, told = _explained(error)
         typer.echo(f"onnxprune: error: {told}", err=True)
-        return code
+    if code == INTERRUPTED:  # some typer versions catch it themselves and return the code
+        typer.echo("onnxprune: interrupted", err=True)
+    return int(code)
 
 
 def _explained(error: Exception) -> tuple[int, str]:
     """Exit code and sentence."""
     if isinstance(error, OnnxPruneError):
-        return error.exit_code, str(error)
+        return error.exit_code, " ".join(str(error).split())
     usage = getattr(error, "format_message", None)
     if usage is not None:
         return 2, f"{' '.join(usage().split())} (onnxprune --help lists the options)"

@@ -1,12 +1,134 @@
 """The subcommands: inspect, apply, bench, compare, doctor."""
 
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from onnxprune.config import Config
 from onnxprune.errors import BadInput
-from onnxprune.options import Files, Screen, config_text, read_options, read_screen, takes
-from onnxprune.showing import show_result, watched
+from onnxprune.options import Files, Screen, read_options, read_screen, takes
+from onnxprune.showing import finish, planned_output, show, watched
+
+DATA = ("samples", "batch_size", "seed", "input_shape", "image_size", "mean", "std", "layout", "channel_order")
+JUDGED = ("calib", "eval", "metric", *DATA)
+SHOWN = ("json_", "quiet", "debug")
+Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option(help="YAML or TOML that holds options.", metavar="FILE", rich_help_panel="Files")
+]
+
+commands = typer.Typer(
+    add_completion=False, rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]}
+)
+
+
+@commands.command()
+@takes(Config, Screen, only=("input_shape", "keep", "only", "verbose", *SHOWN))
+def inspect(model: Model, **options: Any) -> None:
+    """What could be pruned: groups, their widths and share of the cost, and what is closed and why."""
+    screen = read_screen(options)
+    settings, _ = read_options(options, None)
+    from onnxprune.inspection import inspect as look
+
+    inspection = look(str(model), settings)
+    console = show(inspection, screen)
+    if console is not None:
+        from onnxprune.render_facts import show_inspection
+
+        show_inspection(inspection, console, screen.verbose)
+
+
+@commands.command()
+@takes(
+    Files,
+    Config,
+    Screen,
+    only=(
+        *("output", "report", "overwrite", "dry_run", "rebuild", "keep", "only", "max_drop"),
+        *(*JUDGED, "threads", "providers", "measure", "verbose", "progress", *SHOWN),
+    ),
+)
+def apply(
+    model: Model,
+    plan: Annotated[Path, typer.Argument(metavar="PLAN.json", help="What --plan wrote.")],
+    config: ConfigFile = None,
+    **options: Any,
+) -> None:
+    """Remove what a plan says, bit for bit; with --calib, solve the remaining weights again as well."""
+    screen = read_screen(options)
+    settings, files = read_options(options, config)
+    others = {"--report": Path(files.report)} if files.report else {}
+    output = planned_output(model, files, others)
+    from onnxprune.plan import load_plan
+    from onnxprune.replay import apply_plan
+
+    with watched(screen) as progress:
+        result = apply_plan(
+            str(model),
+            load_plan(plan),
+            calib=files.calib,
+            eval=files.eval,
+            metric=files.metric,
+            config=settings,
+            progress=progress,
+        )
+    finish(result, screen, output, others, "")
+
+
+@commands.command()
+@takes(Config, Screen, only=("threads", "providers", "input_shape", "seed", *SHOWN))
+def bench(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL.onnx…", help="The first is compared with the others.")],
+    batch: Annotated[int | None, typer.Option(min=1, help="Inputs a run; 1 if not given.", metavar="INT")] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="How long to measure.", metavar="SECONDS")] = 5.0,
+    **options: Any,
+) -> None:
+    """Time models on onnxruntime, in turn, so that a busy machine slows all of them alike."""
+    screen = read_screen(options)
+    settings, _ = read_options(options, None)
+    from onnxprune.judging import time_models
+
+    timed = time_models([str(model) for model in models], settings, batch, seconds)
+    console = show(timed, screen)
+    if console is not None:
+        from onnxprune.render_facts import show_timings
+
+        show_timings(timed, console)
+
+
+@commands.command()
+@takes(Files, Config, Screen, only=(*JUDGED, *SHOWN))
+def compare(
+    model: Model,
+    other: Annotated[Path, typer.Argument(metavar="OTHER.onnx", help="The model to compare with the first.")],
+    **options: Any,
+) -> None:
+    """How near the outputs of a model stay to those of another, on the same inputs."""
+    screen = read_screen(options)
+    settings, files = read_options(options, None)
+    from onnxprune.judging import compare_models
+
+    compared = compare_models(str(model), str(other), files.calib, files.eval, files.metric, settings)
+    console = show(compared, screen)
+    if console is not None:
+        from onnxprune.render_facts import show_comparison
+
+        show_comparison(compared, console)
+
+
+@commands.command()
+@takes(Screen, only=SHOWN)
+def doctor(**options: Any) -> None:
+    """What is installed here, which providers really start, and what is wrong."""
+    screen = read_screen(options)
+    from onnxprune.judging import diagnosis
+
+    found = diagnosis()
+    console = show(found, screen)
+    if console is not None:
+        from onnxprune.render_facts import show_diagnosis
+
+        show_diagnosis(found, console)
+    if found.broken:
+        raise BadInput("; ".join(found.problems))

@@ -34,17 +34,23 @@ class Config(BaseModel):
     norm: Literal["l1", "l2"] = option("l1", "Method", "Norm of the magnitude method.")
     forward: bool = option(False, "Method", "Let thinet add channels instead of removing them.")
     macs: float | None = option(
-        None, "Budget", "Share of the multiply–adds that stays; 0.5 if no budget is given, 0.75 without data.", gt=0, le=1
+        None,
+        "Budget",
+        "Share of the multiply–adds that stays; 0.5 if no budget is given, 0.75 without data.",
+        gt=0,
+        le=1,
     )
     params: float | None = option(None, "Budget", "Share of the parameters that stays.", gt=0, le=1)
-    speedup: float | None = option(None, "Budget", "How many times fewer multiply–adds.", ge=1)
+    speedup: float | None = option(None, "Budget", "How many times fewer multiply–adds.", "TIMES", ge=1)
     ratio: float | None = option(None, "Budget", "Share of the channels removed from every group.", ge=0, lt=1)
     ratios: dict[str, float] = option({}, "Budget", "YAML or TOML file: glob → share removed there.", "FILE")
     allocate: Literal["uniform", "global"] = option(
         "global", "Budget", "The same share everywhere, or more where it does less damage."
     )
     align: Align = option("auto", "Budget", "Widths are multiples of this; auto: of the runtime's block.", "auto|N")
-    keep: tuple[str, ...] = option((), "Budget", "Glob of nodes or tensors that stay bit-identical; repeatable.", "GLOB")
+    keep: tuple[str, ...] = option(
+        (), "Budget", "Glob of nodes or tensors that stay bit-identical; repeatable.", "GLOB"
+    )
     only: tuple[str, ...] = option((), "Budget", "Glob of nodes or tensors: prune nothing else; repeatable.", "GLOB")
     max_drop: float | None = option(None, "Budget", "Most that --eval or --metric may drop (0.01: one point).", ge=0)
     samples: int | None = option(None, "Data", "Calibration inputs to solve on; 512 if not given.", ge=1)
@@ -58,15 +64,21 @@ class Config(BaseModel):
     std: tuple[float, ...] | None = option(None, "Data", "Images are divided by this, by channel.", "S,S,S")
     layout: Literal["nchw", "nhwc"] | None = option(None, "Data", "Layout of image inputs.")
     channel_order: Literal["rgb", "bgr"] = option("rgb", "Data", "Channel order of image inputs.")
-    threads: int | None = option(None, "Measuring", "Threads of the timed sessions; the runtime's choice if not given.", ge=1)
-    providers: tuple[str, ...] = option((), "Measuring", "onnxruntime provider of the timed sessions; repeatable.", "NAME")
+    threads: int | None = option(
+        None, "Measuring", "Threads of the timed sessions; the runtime's choice if not given.", ge=1
+    )
+    providers: tuple[str, ...] = option(
+        (), "Measuring", "onnxruntime provider of the timed sessions; repeatable.", "NAME"
+    )
     measure: bool = option(True, "Measuring", "Measure fidelity and latency at the end.")
 
     @field_validator("mean", "std", "image_size", mode="before")
     @classmethod
     def _numbers(cls, value: Any, info: Any) -> Any:
         parts = value.replace("x", ",").split(",") if isinstance(value, str) else value
-        if info.field_name == "image_size" and (isinstance(parts, int) or (isinstance(parts, list) and len(parts) == 1)):
+        if info.field_name == "image_size" and (
+            isinstance(parts, int) or (isinstance(parts, list) and len(parts) == 1)
+        ):
             return (parts, parts) if isinstance(parts, int) else parts * 2
         return (parts,) if isinstance(parts, int | float) else parts
 
@@ -128,7 +140,9 @@ def checked(model: type[Model], options: Mapping[str, Any]) -> Model:
     try:
         return model(**options)
     except ValidationError as error:
-        first = {str(detail["loc"][:1]): detail for detail in reversed(error.errors())}
+        first: dict[str, Any] = {}
+        for detail in error.errors():
+            first.setdefault(str(detail["loc"][:1]), detail)
         raise BadInput("; ".join(_sentence(detail, list(model.model_fields)) for detail in first.values())) from error
 
 

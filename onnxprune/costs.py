@@ -43,9 +43,7 @@ class CostModel:
 
 def cost_model(analysis: Analysis) -> CostModel:
     """Count the analysed model. Exact where a group's units lie equally often in each tensor, as they nearly always do."""
-    owner = np.full(analysis.units + 1, WHOLE)
-    for index, group in enumerate(analysis.groups):
-        owner[group.units] = index
+    owner = _owners(analysis)
     full = np.array([group.width for group in analysis.groups], np.int64)
     batch = max(analysis.trace.batch, 1)
     macs: dict[object, float] = {}
@@ -62,6 +60,61 @@ def cost_model(analysis: Analysis) -> CostModel:
     rest = [_unlabelled(analysis.trace.shape(v), own) for v, own in zip(values, labels, strict=True)]
     weight_macs = np.array([macs.get(value, 0.0) for value in values])
     return CostModel(np.array(rest), constant, slope, weight_macs, sum(p.macs for p in analysis.products) / batch, full)
+
+
+@dataclass(frozen=True, eq=False)
+class RuntimeCost:
+    """Multiply–adds as onnxruntime's blocked CPU kernels do them, for widths (…, groups).
+
+    Output channels are computed a block at a time, and input channels too from one block on (docs/decisions).
+    `inner`, `outer` (L, groups + 1) count channels of each convolution, the constant last; `scale` (L,) multiply–adds
+    of one pair of channels.
+    """
+
+    inner: Float
+    outer: Float
+    scale: Float
+    block: int
+
+    def __call__(self, widths: npt.NDArray[np.generic]) -> Float:
+        """The padded multiply–adds of one sample."""
+        ones = np.ones((*widths.shape[:-1], 1))
+        counts = np.concatenate([widths, ones], axis=-1)
+        inner, outer = counts @ self.inner.T, counts @ self.outer.T
+        wide = np.where(inner < self.block, inner, self._padded(inner))
+        return np.asarray((wide * self._padded(outer)) @ self.scale)
+
+    def _padded(self, channels: Float) -> Float:
+        return np.ceil(channels / self.block - 1e-9) * self.block
+
+
+def runtime_cost(analysis: Analysis, block: int) -> RuntimeCost:
+    """The padded cost of the plain convolutions; others (dense, grouped) are left out."""
+    owner = _owners(analysis)
+    full = np.array([group.width for group in analysis.groups], np.int64)
+    plain = [x for x in analysis.linears if x.kind in ("conv", "conv_transpose") and x.groups == 1]
+    inner, outer, scale = [], [], []
+    for linear in plain:
+        channels = analysis.trace.shape(linear.x)[1]
+        taps = linear.features.shape[1] // max(channels, 1)
+        inner.append(_row(Label((0,), linear.features[0, ::taps]), owner, full))
+        outer.append(_row(Label((0,), linear.outputs[0]), owner, full))
+        scale.append(linear.macs * taps / max(analysis.trace.batch, 1))
+    shape = (len(plain), full.size + 1)
+    return RuntimeCost(np.reshape(inner, shape), np.reshape(outer, shape), np.array(scale), block)
+
+
+def _row(label: Label, owner: npt.NDArray[np.int64], full: Widths) -> Float:
+    constant, slope = _form(label, owner, full)
+    return np.append(slope, constant)
+
+
+def _owners(analysis: Analysis) -> npt.NDArray[np.int64]:
+    """The index of the group that each unit is in."""
+    owner = np.full(analysis.units + 1, WHOLE)
+    for index, group in enumerate(analysis.groups):
+        owner[group.units] = index
+    return owner
 
 
 def _unlabelled(shape: tuple[int, ...], labels: dict[tuple[int, ...], Label]) -> float:

@@ -69,7 +69,7 @@ def inspect(model: ModelSource, config: Config | None = None) -> Inspection:
     """
     settings = make_config(**{**(config.model_dump(exclude_unset=True) if config else {}), "samples": FEW_SAMPLES})
     loaded = load(model)
-    data = open_data(loaded.model, None, settings)
+    data = open_data(loaded.model, None, settings, matched=False)
     prepared = prepare(loaded.model, data, settings, fold=False)
     analysis = prepared.analysis
     costs = cost_model(analysis)

@@ -12,7 +12,16 @@ import onnx_ir as ir
 from onnxprune.atomic import Staged, staged, write_bytes
 from onnxprune.errors import BadInput
 from onnxprune.model_check import parse, require_external_data, require_valid, with_dense_tensors
-from onnxprune.serialise import PROTOBUF_END, in_memory, replace_tensors, root_message, tensor_bytes, tensors, to_bytes, to_proto
+from onnxprune.serialise import (
+    PROTOBUF_END,
+    in_memory,
+    replace_tensors,
+    root_message,
+    tensor_bytes,
+    tensors,
+    to_bytes,
+    to_proto,
+)
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -89,9 +98,7 @@ def like(model: ir.Model, loaded: Loaded) -> "ir.Model | bytes | onnx.ModelProto
     return model
 
 
-def save(
-    model: ir.Model, path: str | os.PathLike[str], before: Callable[[], None] | None = None
-) -> SavedFiles:
+def save(model: ir.Model, path: str | os.PathLike[str], before: Callable[[], None] | None = None) -> SavedFiles:
     """Write a model so that `path` holds, at every moment, either what it held before or all of the new model.
 
     External data is used where the model came with it or is too large for protobuf. Its file is named by its own

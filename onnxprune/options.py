@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
@@ -89,7 +90,13 @@ def _metavar(annotation: Any) -> str:
     choices = [part for part in (annotation, *get_args(annotation)) if get_origin(part) is Literal]
     if choices:
         return "|".join(get_args(choices[0]))
-    return "INT" if annotation is int or int in get_args(annotation) else "SHARE" if float in get_args(annotation) else "TEXT"
+    return (
+        "INT"
+        if annotation is int or int in get_args(annotation)
+        else "SHARE"
+        if float in get_args(annotation)
+        else "TEXT"
+    )
 
 
 def pick(model: type[BaseModel], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,7 +109,7 @@ def read_screen(options: Mapping[str, Any]) -> Screen:
     return checked(Screen, pick(Screen, options))
 
 
-def read_options(options: Mapping[str, Any], file: str | None) -> tuple[Config, Files]:
+def read_options(options: Mapping[str, Any], file: Path | None) -> tuple[Config, Files]:
     """The options of a run: those of the command line before those of `--config`, and these before the defaults.
 
     Raises BadInput where the file cannot be read, or an option is unknown or wrong.
@@ -126,4 +133,4 @@ def config_text(config: Config, files: Files) -> str:
     inputs = {name: getattr(files, name) for name in ("calib", "eval", "metric")}
     used = {**inputs, **config.model_dump(mode="json")}
     kept = {name: value for name, value in used.items() if value not in (None, {}, [])}
-    return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+    return str(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -12,26 +12,29 @@ from onnxprune.errors import BadInput
 from onnxprune.model_io import SavedFiles, save
 
 
-def require_outputs(model: Path, output: Path | None, others: Mapping[str, Path | None], overwrite: bool) -> None:
+def require_outputs(
+    model: Path, output: Path, others: Mapping[str, Path], data: Iterable[Path], overwrite: bool
+) -> None:
     """Find out before the work starts whether everything can be written where it should go.
 
-    Raises BadInput where it cannot, two outputs are one file, or an output is the input and `overwrite` is not set.
+    Raises BadInput where it cannot, two outputs are one file, or an output is what the run reads: `data`, or the model
+    (`output` may be it where `overwrite` is set).
     """
-    paths = {"--output": output, **others}
-    given = {option: path for option, path in paths.items() if path is not None}
     seen: dict[Path, str] = {}
-    for option, path in given.items():
+    for option, path in {"--output": output, **others}.items():
         if _same(path, model) and not (option == "--output" and overwrite):
             hint = "; --overwrite allows it" if option == "--output" else ""
             raise BadInput(f"{option} {path} is the input itself{hint}")
+        if any(_same(path, given) for given in data):
+            raise BadInput(f"{option} {path} is also an input of this run")
         if path.resolve() in seen:
             raise BadInput(f"{option} and {seen[path.resolve()]} name the same file, {path}")
         seen[path.resolve()] = option
         require_writable(path)
 
 
-def _same(path: Path, model: Path) -> bool:
-    return path.exists() and model.exists() and path.samefile(model)
+def _same(path: Path, other: Path) -> bool:
+    return path.exists() and other.exists() and path.samefile(other)
 
 
 def write_outputs(model: ir.Model, output: Path, others: Mapping[Path, str]) -> SavedFiles:

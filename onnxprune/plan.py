@@ -70,12 +70,14 @@ def keep_of(plan: Plan, analysis: Analysis) -> Keep:
         if group is None or group.width != planned.width:
             found = "no such group" if group is None else f"width {group.width}"
             raise BadInput(f"the plan's group {planned.name!r} has width {planned.width}; this model has {found} there")
-        if any(not 0 <= i < group.width for i in planned.kept) or not planned.kept:
-            raise BadInput(f"the plan's group {planned.name!r} must keep some of 0 … {group.width - 1}")
+        if not planned.kept or len({i for i in planned.kept if 0 <= i < group.width}) != len(planned.kept):
+            raise BadInput(f"the plan's group {planned.name!r} must keep some of 0 … {group.width - 1}, each once")
         if group.rows is not None:
             per_row = np.bincount(group.rows[list(planned.kept)], minlength=group.row_count)
             if per_row.min() != per_row.max():
-                raise BadInput(f"the plan keeps {per_row.tolist()} units of the rows of {planned.name!r}: they must agree")
+                raise BadInput(
+                    f"the plan keeps {per_row.tolist()} units of the rows of {planned.name!r}: they must agree"
+                )
     return analysis.keep_without(plan.removed())
 
 

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
+from onnxprune.calibration.batchnorm_match import match
 from onnxprune.calibration.inputs import batch_axes, fixed_batch
 from onnxprune.calibration.source import ImageOptions, Source, input_specs, open_calibration
 from onnxprune.calibration.window import Window, batch_of, cut
@@ -51,8 +52,8 @@ class Prepared:
     frozen: frozenset[str]
 
 
-def open_data(model: ir.Model, calib: object, config: Config) -> Data:
-    """Open the calibration data, and lay some aside to judge with.
+def open_data(model: ir.Model, calib: object, config: Config, matched: bool = True) -> Data:
+    """Open the calibration data, and lay some aside to judge with; synthetic ones are `matched` to the model.
 
     Raises BadInput where data and model do not fit.
     """
@@ -63,7 +64,7 @@ def open_data(model: ir.Model, calib: object, config: Config) -> Data:
     opened = open_calibration(
         calib, specs, config.input_shape, samples=wanted + HELD_OUT, batch_size=batch, seed=config.seed, image=image
     )
-    source, axes = opened.source, batch_axes(opened.specs)
+    source, axes = match(model, opened.source) if matched else opened.source, batch_axes(opened.specs)
     apart = _apart(source.samples, wanted, fixed_batch(opened.specs) or 1)
     first = next(iter(source.batches()))
     sample = first if fixed_batch(opened.specs) else cut(first, axes, 0, min(TRACE_BATCH, batch_of(first, axes)))

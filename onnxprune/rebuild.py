@@ -90,7 +90,7 @@ def make_blocks(layer: Layer, keep: Keep, sampling: Sampling) -> list[Block]:
     made = []
     for features, outputs in zip(keep[linear.features], keep[linear.outputs], strict=True):
         width, height = int(features.sum()), int(outputs.sum())
-        stays = reservoir_share(width, height, rows, linear.groups)
+        stays = reservoir_share(width, height, rows)
         made.append(Block(width, height, width <= WIDEST_GRAM, layer.clipped, stays))
     return made
 

@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import starmap
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from onnxprune.report import Accuracy, Fidelity, Latency, Report
+from onnxprune.config import BUDGETS
+from onnxprune.report import Accuracy, ClosedReport, Fidelity, Latency, Report
 
 LEAST_WIDTH = 120
 
@@ -21,16 +21,20 @@ def screen() -> Console:
     )  # fmt: skip
 
 
-def show_report(report: Report, console: Console, verbose: bool) -> None:
-    """Print what a run did: the groups, the totals, and a line for everything else."""
+def show_report(report: Report, console: Console, verbose: bool, wrote: str) -> None:
+    """Print what a run did: the groups, the totals, and a line for everything else; `wrote` names the output."""
     console.print(_groups(report))
     console.print(_totals(report))
     if verbose:
         console.print(_layers(report))
-    for label, text in _lines(report, verbose):
-        console.print(f"{label:>11}  {text}", soft_wrap=True)
-    for note in report.notes:
-        console.print(f"{'note':>11}  {note}", style="yellow", soft_wrap=True)
+    print_lines(console, [*_lines(report, verbose), *(("note", note) for note in report.notes), ("wrote", wrote)])
+
+
+def print_lines(console: Console, lines: Sequence[tuple[str, str]]) -> None:
+    """Print labelled sentences, the labels flush right; they wrap where the terminal does."""
+    width = max((len(label) for label, _ in lines), default=0)
+    for label, text in lines:
+        console.print(f"{label:>{width}}  {text}", soft_wrap=True, style="yellow" if label == "note" else None)
 
 
 def table(*columns: str, left: int = 1) -> Table:
@@ -70,8 +74,8 @@ def _totals(report: Report) -> Table:
     for name, label in (("macs", "multiply–adds"), ("params", "parameters"), ("bytes", "bytes")):
         before, after = getattr(report.before, name), getattr(report.after, name)
         made.add_row(label, quantity(before), quantity(after), share(after / max(before, 1)))
-    for row in starmap(_latency, ((one,) for one in report.latency)):
-        made.add_row(*row)
+    for one in report.latency:
+        made.add_row(*_latency(one))
     if report.accuracy is not None:
         made.add_row(*_accuracy(report.accuracy))
     return made
@@ -97,16 +101,20 @@ def _layers(report: Report) -> Table:
 def _lines(report: Report, verbose: bool) -> Iterable[tuple[str, str]]:
     budget = report.budget
     if budget.kind in ("macs", "params"):
-        yield "budget", f"{budget.kind} {budget.target:.3g} asked for, {budget.reached:.4f} reached"
+        asked = "asked for" if any(getattr(report.config, name) is not None for name in BUDGETS) else "by default"
+        yield "budget", f"{budget.kind} {budget.target:.3g} {asked}, {budget.reached:.4f} reached"
     else:
         yield "budget", f"{budget.kind}: {share(budget.reached)} of the channels removed"
-    yield "allocation", f"{report.allocation}; widths in multiples of {report.align} where they can be"
+    align = f"; widths in multiples of {report.align} where they can be" if budget.kind != "plan" else ""
+    yield "allocation", report.allocation + align
+    if all(group.kept == group.width for group in report.groups):
+        yield "note", "Nothing was removed: the model meets the budget as it is."
     if report.calibration is not None:
         yield "data", report.calibration.description
         yield from (("guessed", guess) for guess in report.calibration.guesses)
     if report.fidelity is not None:
         yield "fidelity", fidelity_text(report.fidelity)
-    yield from _closed(report, verbose)
+    yield from closed_lines(report.closed, verbose)
     yield "proof", f"differs from the masked original by {report.proof:.1e} of its largest output"
     if verbose:
         yield "seconds", ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in report.seconds.items())
@@ -120,19 +128,13 @@ def fidelity_text(fidelity: Fidelity) -> str:
     return f"{same}outputs differ by {share(fidelity.relative_error)}, on {fidelity.samples} {inputs}"
 
 
-def _closed(report: Report, verbose: bool) -> Iterable[tuple[str, str]]:
+def closed_lines(groups: Sequence[ClosedReport], verbose: bool) -> Iterable[tuple[str, str]]:
+    """What cannot go and why: one line each, or their most common reasons in one line."""
     if verbose:
-        yield from (("closed", f"{c.name} ({c.width}): {c.reason}") for c in report.closed)
-    elif report.closed:
-        reasons = Counter(closed.reason for closed in report.closed)
+        yield from (("closed", f"{c.name} ({c.width}): {c.reason}") for c in groups)
+    elif groups:
+        reasons = Counter(closed.reason for closed in groups)
         told = [f"{reason} ({count}×)" if count > 1 else reason for reason, count in reasons.most_common(3)]
         more = f"; and {len(reasons) - 3} more reasons" if len(reasons) > 3 else ""
-        yield "closed", f"{len(report.closed)} more groups cannot go: {'; '.join(told)}{more} (--verbose lists them)"
-
-
-def show_rows(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> None:
-    """Print a table of rows."""
-    made = table(*columns, left=left)
-    for row in rows:
-        made.add_row(*row)
-    console.print(made)
+        plural = "s" * (len(groups) > 1)
+        yield "closed", f"{len(groups)} more group{plural} cannot go: {'; '.join(told)}{more} (--verbose lists them)"

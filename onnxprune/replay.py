@@ -48,7 +48,7 @@ def apply_plan(
         with stages.stage("analyse"):
             loaded = load(model)
             judge = open_judge(loaded.model, eval, metric, settings)
-            data = open_data(loaded.model, calib, settings)
+            data = open_data(loaded.model, calib, settings, matched=solve)
             prepared = prepare(loaded.model, data, settings, fold=solve)
             keep = keep_of(plan, prepared.analysis)
         slim = remove(prepared.analysis, keep)
@@ -87,7 +87,9 @@ def _report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, plan
     report = make_report(loaded, config, prepared, data, plan, outcome)
     methods = {group.name: group.method for group in plan.groups}
     groups = tuple(
-        g.model_copy(update={"method": methods.get(g.name, ""), "reason": "" if g.name in methods else "not in the plan"})
+        g.model_copy(
+            update={"method": methods.get(g.name, ""), "reason": "" if g.name in methods else "not in the plan"}
+        )
         for g in report.groups
     )
     reached = 1 - sum(g.kept for g in groups) / max(sum(g.width for g in groups), 1)

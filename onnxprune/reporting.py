@@ -34,9 +34,7 @@ class Outcome:
     disk_bytes: int
 
 
-def make_report(
-    loaded: Loaded, config: Config, prepared: Prepared, data: Data, plan: Plan, outcome: Outcome
-) -> Report:
+def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, plan: Plan, outcome: Outcome) -> Report:
     """Gather the report; totals are counted from the graph at the widths before and after."""
     kept = {group.name: len(group.kept) for group in plan.groups}
     errors = dict(zip(outcome.chosen.names, outcome.chosen.errors, strict=True))
@@ -60,7 +58,7 @@ def make_report(
         model=str(loaded.path or loaded.model.graph.name or "model"),
         config=config,
         budget=_budget(config, data, groups, before, after),
-        allocation=outcome.chosen.allocation,
+        allocation=_allocation(outcome.chosen, config),
         align=runtime_block() if config.align == "auto" else config.align,
         calibration=_calibrated(data, outcome),
         groups=groups,
@@ -75,6 +73,13 @@ def make_report(
         seconds=dict(outcome.seconds),
         notes=_notes(config, data),
     )
+
+
+def _allocation(chosen: Chosen, config: Config) -> str:
+    """How widths were set, and whether that is the default."""
+    if not chosen.allocation.startswith("global"):
+        return chosen.allocation
+    return chosen.allocation + (" (asked for)" if "allocate" in config.model_fields_set else " (the default)")
 
 
 def _totals(macs: np.ndarray, params: np.ndarray, model: ir.Model) -> Totals:
@@ -104,7 +109,9 @@ def _calibrated(data: Data, outcome: Outcome) -> Calibrated:
 def _notes(config: Config, data: Data) -> tuple[str, ...]:
     if not data.source.synthetic:
         return ()
-    budget = "" if any((config.macs, config.params, config.speedup, config.ratio)) else " The budget is the careful 0.75."
+    budget = (
+        "" if any((config.macs, config.params, config.speedup, config.ratio)) else " The budget is the careful 0.75."
+    )
     return (
         "No real data was seen: the layers were judged and solved on synthetic inputs, which costs accuracy "
         f"(docs/methods.md has figures). Give --calib a few hundred real inputs.{budget}",

@@ -12,7 +12,9 @@ from onnxprune.calibration.statistics import F64, Moments, Sums
 from onnxprune.criteria.channel_gram import channel_system, scale_weights
 from onnxprune.labels import Atoms
 
-RESERVOIR_BYTES = 96_000_000
+RESERVOIR_ROWS_PER_FEATURE = 20
+CHEAP_ROUND = 1e8
+"""Multiply–adds of one round of the alternation that are a few milliseconds."""
 CLIPPED_ROUNDS = 6
 WIDE_ROWS = 2048
 WIDE_RIDGE = 1e-2
@@ -113,9 +115,10 @@ def _error(moments: Moments, weight: F64, bias: F64) -> float:
     return float(error) / max(moments.energy, 1e-30)
 
 
-def reservoir_share(features: int, outputs: int, rows: int, blocks: int) -> float:
-    """The share of rows that may stay in memory."""
-    return min(1.0, RESERVOIR_BYTES / max(1, 4 * rows * (features + 2 * outputs) * blocks))
+def reservoir_share(features: int, outputs: int, rows: int) -> float:
+    """The share of rows that the alternation keeps: plenty for the fit, and cheap to go over again and again."""
+    wanted = max(RESERVOIR_ROWS_PER_FEATURE * features, CHEAP_ROUND / max(features * outputs, 1))
+    return min(1.0, wanted / max(rows, 1))
 
 
 def worst(solutions: Sequence[Solution]) -> tuple[float, float]:

@@ -23,6 +23,7 @@ def remove(analysis: Analysis, keep: Keep) -> ir.Model:
             replace_constant(values[original.name or ""], sliced(array_of(original), labels, keep))
     _renumber(model, [index for index in analysis.indices if _loses(index.label, keep)], keep)
     _rewrite_sizes(model, [size for size in analysis.sizes if _loses(size.label, keep)], keep)
+    _name_squeezed_axes(analysis, model, keep)
     _update_shapes(analysis, values, keep)
     return model
 
@@ -125,6 +126,22 @@ def _rewrite_attribute(node: ir.Node, name: str, sizes: Sequence[Size], keep: Ke
         assert size.element is not None
         numbers[size.element] = count(size, keep)
     node.attributes[name] = ir.AttrInt64s(name, numbers)
+
+
+def _name_squeezed_axes(analysis: Analysis, model: ir.Model, keep: Keep) -> None:
+    """A Squeeze without axes would also drop a channel axis of which one position stays: it is told which to drop."""
+    nodes = nodes_by_name(model)
+    changed = {slot.value for slot in analysis.slots if slot.reader is None and _loses(slot.label, keep)}
+    for node in analysis.model.graph:
+        given = node.inputs[0] if node.op_type == "Squeeze" and node.outputs[0] in changed else None
+        if given is None or "axes" in node.attributes or (len(node.inputs) > 1 and node.inputs[1] is not None):
+            continue
+        axes = [axis for axis, size in enumerate(analysis.trace.shape(given)) if size == 1]
+        if model.opset_imports.get("", 13) < 13:
+            nodes[node.name or ""].attributes["axes"] = ir.AttrInt64s("axes", axes)
+        else:
+            fresh = np.array(axes, np.int64)
+            _replace_input(model.graph, nodes[node.name or ""], 1, fresh, names_in(model.graph))
 
 
 def _update_shapes(analysis: Analysis, values: dict[str, ir.Value], keep: Keep) -> None:

@@ -87,17 +87,20 @@ def masks(analysis: Analysis, keep: Keep) -> dict[str, np.ndarray]:
     return {name: mask for name, mask in found.items() if not mask.all()}
 
 
-def scatter_difference(case: Case, keep: Keep) -> float:
-    """The slim model against the wide graph with its weights scattered back."""
+def differences(case: Case, keep: Keep, inputs: Mapping[str, np.ndarray] | None = None) -> tuple[float, float]:
+    """The slim model against the wide graph with its weights scattered back, and against the masked original."""
+    inputs = inputs or case.inputs
     slim = remove(case.analysis, keep)
-    wide = scatter(case.analysis, slim, keep)
-    onnx.checker.check_model(proto(slim), full_check=True)
-    return max_relative_difference(run(proto(slim), case.inputs), run(proto(wide), case.inputs))
-
-
-def mask_difference(case: Case, keep: Keep) -> float:
-    """The slim model against the dense original with a mask behind every value."""
-    slim = run(proto(remove(case.analysis, keep)), case.inputs)
-    return max_relative_difference(
-        slim, run(masked_model(proto(case.analysis.model), masks(case.analysis, keep)), case.inputs)
+    wide, masked = (
+        scatter(case.analysis, slim, keep),
+        masked_model(proto(case.analysis.model), masks(case.analysis, keep)),
     )
+    onnx.checker.check_model(proto(slim), full_check=True)
+    found = run(proto(slim), inputs)
+    return max_relative_difference(found, run(proto(wide), inputs)), max_relative_difference(found, run(masked, inputs))
+
+
+def check_every_removal(case: Case, seed: int = 3) -> None:
+    """Assert that one group at a time and all together leave what scattering and masking leave."""
+    for removed in removals(case.analysis.groups, seed):
+        assert max(differences(case, case.analysis.keep_without(removed))) < CLOSE, removed

@@ -7,17 +7,10 @@ from dense_mask import max_relative_difference, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_graphs import random_graphs
-from removal import CLOSE, Case, analysed, mask_difference, proto, removals, scatter_difference, some_of
+from removal import CLOSE, analysed, check_every_removal, differences, proto, some_of
 from topologies import TOPOLOGIES
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-
-
-def check_every_removal(case: Case, seed: int) -> None:
-    for removed in removals(case.analysis.groups, seed):
-        keep = case.analysis.keep_without(removed)
-        assert scatter_difference(case, keep) < CLOSE, removed
-        assert mask_difference(case, keep) < CLOSE, removed
 
 
 @pytest.mark.parametrize("folded", [False, True], ids=["as it is", "folded"])
@@ -37,7 +30,7 @@ def test_a_removal_chosen_at_one_batch_size_holds_at_another(name: str) -> None:
     assert two.widths() == three.widths()
     rng = np.random.default_rng(7)
     keep = two.analysis.keep_without({group.name: some_of(group, rng) for group in two.analysis.groups})
-    assert scatter_difference(Case(two.analysis, three.inputs), keep) < CLOSE
+    assert max(differences(two, keep, three.inputs)) < CLOSE
 
 
 @quick
@@ -48,5 +41,4 @@ def test_any_removal_from_a_random_graph_leaves_what_masking_leaves(
     case = analysed(model, folded)
     rng = np.random.default_rng(seed)
     keep = case.analysis.keep_without({group.name: some_of(group, rng) for group in case.analysis.groups})
-    assert scatter_difference(case, keep) < CLOSE
-    assert mask_difference(case, keep) < CLOSE
+    assert max(differences(case, keep)) < CLOSE

@@ -4,8 +4,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.labels import Atoms, Label, Labels, reshaped, transposed
-from onnxprune.op_rules.facts import Facts, Fixed, Index, Out
-from onnxprune.op_rules.registry import Op, fix, follows, rule, stays_whole
+from onnxprune.op_rules.facts import Facts, Fixed, Follow, Index, Out
+from onnxprune.op_rules.registry import Op, fix, follows, labelled_axis, rule, stays_whole
 
 
 def _carried(op: Op) -> tuple[Labels, Labels]:
@@ -22,13 +22,30 @@ def rename(op: Op) -> Facts:
 
 @rule("Reshape")
 def reshape(op: Op) -> Facts:
-    """A row-major reshape; a target size that holds channels is rewritten, 0 and -1 follow by themselves."""
+    """A row-major reshape; a target size that holds channels is rewritten, −1 and copied sizes follow."""
     labels, lost = _carried(op)
     yield from fix(lost, "Reshape merges or drops its axis")
     for label in labels:
         for position, axis in enumerate(label.axes):
-            yield from follows(op, 1, axis, label, position)
+            if _copied(op, axis):
+                yield from _copies(op, axis, label, position)
+            else:
+                yield from follows(op, 1, axis, label, position)
     yield Out(0, labels)
+
+
+def _copied(op: Op, axis: int) -> bool:
+    """Whether a Reshape takes the size of an axis from its input's axis of that number."""
+    numbers = op.ints(1)
+    return numbers is not None and numbers[axis] == 0 and not op.attr("allowzero", 0)
+
+
+def _copies(op: Op, axis: int, label: Label, position: int) -> Facts:
+    source = labelled_axis(op.labelled, (op.input(0), axis))
+    if source is None:
+        yield Fixed(label.atoms, f"Reshape copies its size from axis {axis}, which has no prunable channels")
+    else:
+        yield Follow(source, (label, position), label.atoms.shape[position], "Reshape copies the size of another axis")
 
 
 @rule("Transpose")

@@ -1,0 +1,72 @@
+"""What `inspect`, `bench`, `compare` and `doctor` tell, for a terminal."""
+
+from rich.console import Console
+
+from onnxprune.inspection import InputFacts, Inspection
+from onnxprune.judging import Comparison, Diagnosed, Timings
+from onnxprune.render import closed_lines, fidelity_text, print_lines, quantity, share, table
+
+
+def show_inspection(found: Inspection, console: Console, verbose: bool) -> None:
+    """Print the groups and what is closed."""
+    made = table("group", "width", "in rows of", "writers", "readers", "multiply–adds", "parameters")
+    for group in found.groups:
+        rows = "" if group.rows == 1 else str(group.width // group.rows)
+        counts = (str(group.width), rows, str(len(group.writers)), str(len(group.readers)))
+        made.add_row(group.name, *counts, share(group.macs_share), share(group.params_share))
+    console.print(made)
+    opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in found.opsets.items())
+    totals = found.totals
+    lines = [
+        ("model", f"{found.nodes} nodes, opset {opsets}, IR {found.ir_version}, {found.producer or 'no producer'}"),
+        *(("input", _shape(one)) for one in found.inputs),
+        *(("output", _shape(one)) for one in found.outputs),
+        ("cost", f"{quantity(totals.macs)} multiply–adds a sample, {quantity(totals.params)} parameters, "
+                 f"{quantity(totals.bytes)} bytes"),
+        *(("guessed", guess) for guess in found.guesses),
+        *closed_lines(found.closed, True),
+    ]  # fmt: skip
+    if verbose:
+        lines += [("names", f"{group.name}: {', '.join(group.names)}") for group in found.groups]
+    print_lines(console, lines)
+
+
+def _shape(one: InputFacts) -> str:
+    dims = (
+        "of unknown shape" if one.shape is None else f"({', '.join('?' if d is None else str(d) for d in one.shape)})"
+    )
+    return f"{one.name}: {one.dtype} {dims}"
+
+
+def show_timings(timed: Timings, console: Console) -> None:
+    """Print milliseconds and ratios."""
+    made = table("model", "median ms", "p10", "p90", "times as fast", "p10–p90")
+    for one in timed.models:
+        spread = f"{one.speedup_p10:.2f}–{one.speedup_p90:.2f}"
+        made.add_row(
+            one.name, f"{one.median_ms:.3f}", f"{one.p10_ms:.3f}", f"{one.p90_ms:.3f}", f"{one.speedup:.2f}×", spread
+        )
+    console.print(made)
+
+
+def show_comparison(compared: Comparison, console: Console) -> None:
+    """Print how near two models are."""
+    lines = [("data", compared.data), *(("guessed", guess) for guess in compared.guesses)]
+    lines.append(("fidelity", fidelity_text(compared.fidelity)))
+    if (judged := compared.accuracy) is not None:
+        change = judged.after - judged.before
+        lines.append((judged.metric, f"{judged.before:.4f} → {judged.after:.4f} ({change:+.4f})"))
+    print_lines(console, lines)
+
+
+def show_diagnosis(found: Diagnosed, console: Console) -> None:
+    """Print what is installed and what starts."""
+    lines = [("python", found.python), ("platform", found.platform)]
+    lines += [(name, version or "not installed") for name, version in found.packages.items()]
+    lines += [(name, version) for name, version in found.runtimes.items()]
+    lines += [
+        (name, f"does not start: {problem}" if problem else "starts") for name, problem in found.providers.items()
+    ]
+    print_lines(console, lines)
+    if not found.broken:
+        print_lines(console, [("problem", problem) for problem in found.problems] or [("problems", "none")])
