@@ -118,4 +118,5 @@ def _target(layer: Layer, rows: Rows, matrix: Array) -> Rows:
     """Y = X Wᵀ + b from the rows themselves: (k, groups · n)."""
     blocks = np.matmul(rows, matrix.astype(np.float32).transpose(0, 2, 1))  # (groups, k, n)
     outputs = np.moveaxis(blocks, 0, 1).reshape(rows.shape[1], -1)
-    return outputs if layer.bias is None else outputs + array_of(layer.bias).astype(np.float32).reshape(-1)
+    bias = 0.0 if layer.bias is None else array_of(layer.bias).astype(np.float32).reshape(-1)
+    return np.asarray(outputs + bias, np.float32)

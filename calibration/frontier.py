@@ -89,8 +89,8 @@ class Frontier:
         """A cut needs the dtype of its inputs, which only the run tells."""
         for node in self._model.graph:
             for value in node.outputs:
-                if value.type is None and value.name in values:
-                    value.type = ir.TensorType(ir.DataType.from_numpy(values[value.name].dtype))
+                if value.type is None and (value.name or "") in values:
+                    value.type = ir.TensorType(ir.DataType.from_numpy(values[value.name or ""].dtype))
 
 
 def _reads(node: ir.Node) -> Iterator[ir.Value]:

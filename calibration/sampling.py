@@ -33,7 +33,7 @@ class Sampling:
         wanted = max(
             LEAST_ROWS_PER_FEATURE * features, total * outputs / features, CHEAP_PRODUCT / features**2 / linear.groups
         )
-        return min(1.0, wanted / max(total, 1.0))
+        return float(min(1.0, wanted / max(total, 1.0)))
 
     def positions(self, linear: Linear, input_shape: Shape, batch: int) -> Positions:
         """The positions of the layer in batch number `batch`, whose input has this shape."""
@@ -43,7 +43,7 @@ class Sampling:
 
 
 def held_out(rows: int, batch: int) -> slice:
-    """The rows of a batch that judge, always its end: the last eighth (whole samples, nearly); of small batches, every eighth batch."""
+    """The rows of a batch that judge, always its end: the last eighth; of small batches, every eighth batch whole."""
     if rows >= HELD_OUT:
         return slice(rows - rows // HELD_OUT, rows)
     return slice(0, rows) if batch % HELD_OUT == HELD_OUT - 1 else slice(rows, rows)

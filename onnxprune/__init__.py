@@ -1,5 +1,6 @@
 """onnxprune: a trained ONNX model in, a smaller and faster one out, with a proof."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import BadInput, BudgetNotMet, OnnxPruneError, ProofFailed
@@ -24,6 +25,13 @@ _LAZY = {
     "inspect": "onnxprune.inspection",
     "load_plan": "onnxprune.plan",
 }
+
+for _link in ("passes", "calibration"):
+    if (Path(__file__).parent / _link).is_file():
+        raise ImportError(
+            f"onnxprune/{_link} should be a symbolic link to ../{_link}, but was checked out as a text file: run "
+            "`git config core.symlinks true` and check out again, or install onnxprune with pip"
+        )
 
 __all__ = [
     "BadInput",

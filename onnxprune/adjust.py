@@ -40,9 +40,7 @@ def adjust_first(
         replace_constant(bias, after.first_bias.reshape(array_of(bias).shape))
 
 
-def _window(
-    pair: Pair, keep: Keep, frontier: Frontier, collected: Collected, sampling: Sampling
-) -> Window | None:
+def _window(pair: Pair, keep: Keep, frontier: Frontier, collected: Collected, sampling: Sampling) -> Window | None:
     """The rows of the pair in the first batches, as many as memory and time allow."""
     first, second = pair.first.linear, pair.second
     outputs = keep[second.linear.outputs][0]
@@ -61,7 +59,9 @@ def _window(
         rows.append(read(first, here[first.x.name or ""], unique[offset:])[0])
         target = collected.targets[second.name][batch][:, outputs]
         beside = here[second.partner.name or ""] if second.partner is not None else None
-        parts.append((index, target, np.zeros_like(target) if beside is None else written(second.linear, beside, where)))
+        parts.append(
+            (index, target, np.zeros_like(target) if beside is None else written(second.linear, beside, where))
+        )
         seen += len(unique) - offset
         if seen >= most:
             break

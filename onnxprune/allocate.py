@@ -102,6 +102,6 @@ def _unreachable(candidates: Sequence[Sequence[int]], cost: Cost, target: float)
     full = float(cost(np.array([w[-1] for w in candidates], np.int64)))
     least = float(cost(np.array([w[0] for w in candidates], np.int64)))
     return BudgetNotMet(
-        f"the budget of {target / full:.3f} of the original cannot be reached: with every open group at its least width "
-        f"{least / full:.3f} remain; `onnxprune inspect` tells what is closed and why, --align 1 allows finer widths"
+        f"the budget of {target / full:.3f} of the original cannot be reached: with every open group at its least "
+        f"width {least / full:.3f} remain; `onnxprune inspect` tells what is closed and why, --align 1 allows finer ones"
     )

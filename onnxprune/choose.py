@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from onnxprune.scoring import Scored
 from onnxprune.widths import allowed_widths, nearest_width
 
 Tick = Callable[[], None]
+BudgetKind = Literal["macs", "params", "ratio", "ratios"]
 PROBE_MACS = 2e11
 """Multiply–adds that the probes of a small model may cost: a few seconds. A large one gets one pass over its data."""
 MOST_WIDTHS, MOST_INPUTS, FEW_INPUTS = 7, 128, 16
@@ -37,7 +39,7 @@ class Chosen:
     allocation: str
 
 
-def budget_of(config: Config, synthetic: bool) -> tuple[str, float]:
+def budget_of(config: Config, synthetic: bool) -> tuple[BudgetKind, float]:
     """(kind, share): what the options ask for, or the default for this data."""
     if config.ratio is not None:
         return "ratio", config.ratio
@@ -72,8 +74,8 @@ def choose(
     kind, share = budget_of(config, data.source.synthetic)
     if kind in ("ratio", "ratios"):
         rate = share if kind == "ratio" else 0.0
-        widths = [w[0] if len(w) == 1 else nearest_width(w, w[-1] * (1 - rate)) for w in candidates]
-        return Chosen(names, np.array(widths, np.int64), _errors(scored, widths), "the same share of every group")
+        taken = [w[0] if len(w) == 1 else nearest_width(w, w[-1] * (1 - rate)) for w in candidates]
+        return Chosen(names, np.array(taken, np.int64), _errors(scored, taken), "the same share of every group")
     cost = _cost(analysis, groups, costs, kind, config, align)
     measured = all(one.judges for one in scored)
     if config.allocate == "uniform" or not measured:
@@ -83,13 +85,15 @@ def choose(
     count, inputs = _probe_size(len(scored), data, float(costs.macs(costs.full)))
     prober = open_prober(analysis, layers, scored, _probe_feeds(data, inputs))
     damage = [_damage(prober, one, w, count, tick) for one, w in zip(scored, candidates, strict=True)]
-    priced = [Choice(w, [d * _shared(one.group) for d in own]) for one, w, own in zip(scored, candidates, damage, strict=True)]
+    priced = [
+        Choice(w, [d * _shared(one.group) for d in own]) for one, w, own in zip(scored, candidates, damage, strict=True)
+    ]
     widths = least_damage(priced, cost, share)
     return Chosen(names, widths, _errors(scored, widths), "global: the outputs suffer least, by a probe of each group")
 
 
 def _shared(group: Group) -> float:
-    """What a group's damage counts: a stream is dearer than a probe of it alone says, since all its readers lose at once."""
+    """What a group's damage counts: a stream is dearer than its own probe says, since all its readers lose at once."""
     return SHARED_FACTOR if len(group.readers) > 1 else 1.0
 
 
@@ -102,9 +106,7 @@ def _candidates(group: Group, config: Config, align: int) -> list[int]:
     return widths
 
 
-def _cost(
-    analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: str, config: Config, align: int
-) -> Cost:
+def _cost(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: str, config: Config, align: int) -> Cost:
     """The budget's count as a function of the open groups' widths, as a share of the original.
 
     With `--align auto` multiply–adds count half as they are and half as the runtime's blocks pad them, but never
@@ -169,5 +171,3 @@ def _priced(scored: Scored, widths: Sequence[int], probed: Sequence[int], seen: 
     at_probed = np.array([errors[list(widths).index(w)] for w in probed])
     rates = np.asarray(seen) / np.maximum(at_probed, 1e-12)
     return [*(errors * np.interp(widths[:-1], probed, rates)).tolist(), 0.0]
-
-

@@ -1,6 +1,7 @@
 """The command line: `onnxprune in.onnx -o out.onnx`, and subcommands; errors in one line, and their exit codes."""
 
 import errno
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -68,7 +69,11 @@ def compress(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # temporary files are removed on the way
+    sys.path.append("")  # --metric module:function may lie in the working folder; last, so that it shadows nothing
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows no × should not end a run
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
 

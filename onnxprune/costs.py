@@ -30,7 +30,7 @@ class CostModel:
     def elements(self, widths: npt.NDArray[np.generic]) -> Float:
         """(…, T) the elements that stay, for widths (…, groups)."""
         forms = [c + widths @ s.T for c, s in zip(self.constant, self.slope, strict=True)]
-        return self.rest * np.prod(forms, axis=0)
+        return np.asarray(self.rest * np.prod(forms, axis=0))
 
     def macs(self, widths: npt.NDArray[np.generic]) -> Float:
         """Multiply–adds of one sample, for widths (…, groups)."""
@@ -42,7 +42,7 @@ class CostModel:
 
 
 def cost_model(analysis: Analysis) -> CostModel:
-    """Count the analysed model. Exact where a group's units lie equally often in each tensor, as they nearly always do."""
+    """Count the analysed model; exact where a group's units lie equally often in each tensor, as they mostly do."""
     owner = _owners(analysis)
     full = np.array([group.width for group in analysis.groups], np.int64)
     batch = max(analysis.trace.batch, 1)

@@ -127,7 +127,10 @@ def _missing(window: Window, outputs: F32) -> F32:
 
 
 def _error(window: Window, weights: Weights) -> float:
-    missing = _missing(window, _outputs(window, window.hidden(weights.first, weights.first_bias)[0], weights.second) + weights.second_bias)
+    missing = _missing(
+        window,
+        _outputs(window, window.hidden(weights.first, weights.first_bias)[0], weights.second) + weights.second_bias,
+    )
     return float(np.vdot(missing, missing))
 
 

@@ -29,7 +29,7 @@ def compare(original: ir.Model, pruned: ir.Model, source: Source, held_out: bool
         for name in a:
             if np.issubdtype(a[name].dtype, np.floating) and a[name].shape == b[name].shape:
                 x, y = a[name].astype(np.float64), b[name].astype(np.float64)
-                errors[name] = errors.get(name, np.zeros(2)) + [np.sum((x - y) ** 2), np.sum(x**2)]
+                errors[name] = errors.get(name, np.zeros(2)) + np.array([np.sum((x - y) ** 2), np.sum(x**2)])
         classes = _classes(a)
         if classes is not None:
             agreed += int(np.sum(a[classes].argmax(-1) == b[classes].argmax(-1)))
@@ -62,7 +62,9 @@ def accuracy(model: ir.Model, source: Source, labels: Array) -> float:
         name = _classes(outputs)
         if name is None:
             shapes = {n: y.shape for n, y in outputs.items()}
-            raise BadInput(f"--eval needs one output (N, classes), the model has {shapes}; use --metric module:function")
+            raise BadInput(
+                f"--eval needs one output (N, classes), the model has {shapes}; use --metric module:function"
+            )
         scores = outputs[name]
         right += int(np.sum(scores.argmax(-1) == labels[seen : seen + len(scores)]))
         seen += len(scores)
@@ -70,7 +72,7 @@ def accuracy(model: ir.Model, source: Source, labels: Array) -> float:
 
 
 def load_metric(text: str) -> Metric:
-    """The function that `module:function` names; it takes an onnxruntime session and returns a number, higher is better.
+    """The function that `module:function` names: an onnxruntime session in, a number out, higher is better.
 
     Raises BadInput where it cannot be imported.
     """

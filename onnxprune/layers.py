@@ -7,8 +7,8 @@ import onnx_ir as ir
 from onnxprune.dependency import Analysis
 from onnxprune.graph import sole_reader
 from onnxprune.op_rules.facts import Linear
-from onnxprune.passes.add_bias import bias_behind
 from onnxprune.trace import Trace
+from onnxprune.weights import bias_behind
 
 
 @dataclass(frozen=True, eq=False)

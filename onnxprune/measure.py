@@ -1,5 +1,6 @@
 """The last stage: accuracy, fidelity and latency of the pruned model against the original."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,7 +32,14 @@ class Judge:
         if self.labelled is not None:
             return accuracy(model, *self.labelled)
         assert self.metric is not None
-        return float(self.metric(open_session(model)))
+        session = open_session(model)
+        try:
+            value = float(self.metric(session))
+        except Exception as error:  # the user's own code
+            raise BadInput(f"--metric {self.name} failed: {type(error).__name__}: {error}") from error
+        if not math.isfinite(value):
+            raise BadInput(f"--metric {self.name} returned {value}, which says nothing about the model")
+        return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +54,10 @@ class Measured:
 def open_judge(model: ir.Model, labelled: object, metric: str | None, config: Config) -> Judge | None:
     """Open `--eval` or `--metric` before any work is done.
 
-    Raises BadInput where they cannot be used, or `--max-drop` has nothing to go by.
+    Raises BadInput where they cannot be used, `--max-drop` has nothing to go by, or a provider does not start.
     """
+    if config.providers and config.measure:
+        open_session(model, providers=config.providers)
     if labelled is not None and metric is not None:
         raise BadInput("give --eval or --metric, not both")
     if config.max_drop is not None and labelled is None and metric is None:

@@ -109,4 +109,3 @@ def taps_under(second: Layer, where: Positions, shape: Shape) -> Index:
         flat = np.ravel_multi_index((batch, *clipped), (shape[0], *shape[2:]))
         columns.append(np.where(inside, flat, -1))
     return np.stack(columns, axis=1)
-

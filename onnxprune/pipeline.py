@@ -10,7 +10,8 @@ from onnxprune.calibration.sampling import Sampling
 from onnxprune.choose import Chosen, choose
 from onnxprune.config import Config, make_config
 from onnxprune.costs import cost_model
-from onnxprune.criteria import Options, lookup
+from onnxprune.criteria import lookup
+from onnxprune.criteria.problem import Options
 from onnxprune.dependency import Keep
 from onnxprune.errors import BadInput
 from onnxprune.layers import Layer, layers_in_order
@@ -21,7 +22,7 @@ from onnxprune.plan import Plan
 from onnxprune.planning import keep_of_widths, make_plan, provable
 from onnxprune.prepare import Data, Prepared, open_data, prepare
 from onnxprune.progress import Progress, Silent, Stages
-from onnxprune.rebuild import rebuild
+from onnxprune.rebuild import Rebuilt, rebuild
 from onnxprune.report import Report
 from onnxprune.reporting import Outcome, make_report
 from onnxprune.scoring import Scored, score
@@ -81,7 +82,8 @@ def _run(
     chosen, keep, refused = _choose(prepared, scored, layers, data, settings, stages)
     with stages.stage("remove"):
         slim = remove(prepared.analysis, keep)
-    solved, disk = [], 0
+    solved: list[Rebuilt] = []
+    disk = 0
     if collected is not None and settings.rebuild != "none":
         with stages.stage("rebuild", max((layer.wave for layer in layers), default=0) + 1) as tick:
             analysis = prepared.analysis
@@ -107,9 +109,7 @@ def _collect(prepared: Prepared, layers: list[Layer], data: Data, sampling: Samp
 def _score(prepared: Prepared, collected: Collected | None, config: Config, stages: Stages) -> list[Scored]:
     options = Options(norm=config.norm, forward=config.forward)
     with stages.stage("score", len(prepared.groups)) as tick:
-        return score(
-            prepared.analysis, collected, lookup(config.method), options, config.seed, prepared.groups, tick
-        )
+        return score(prepared.analysis, collected, lookup(config.method), options, config.seed, prepared.groups, tick)
 
 
 def _choose(

@@ -67,4 +67,3 @@ def make_plan(prepared: Prepared, chosen: Chosen, keep: Keep, config: Config) ->
                 )
             )
     return Plan(groups=tuple(groups))
-

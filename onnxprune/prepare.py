@@ -1,6 +1,7 @@
 """From a user's model and data to an analysed graph: pre-pass, data, trace, groups, and what must stay as it is."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -64,7 +65,8 @@ def open_data(model: ir.Model, calib: object, config: Config, matched: bool = Tr
     opened = open_calibration(
         calib, specs, config.input_shape, samples=wanted + HELD_OUT, batch_size=batch, seed=config.seed, image=image
     )
-    source, axes = match(model, opened.source) if matched else opened.source, batch_axes(opened.specs)
+    with _blamed(opened.guesses):
+        source, axes = match(model, opened.source) if matched else opened.source, batch_axes(opened.specs)
     apart = _apart(source.samples, wanted, fixed_batch(opened.specs) or 1)
     first = next(iter(source.batches()))
     sample = first if fixed_batch(opened.specs) else cut(first, axes, 0, min(TRACE_BATCH, batch_of(first, axes)))
@@ -97,7 +99,18 @@ def prepare(model: ir.Model, data: Data, config: Config, fold: bool) -> Prepared
 
 
 def _trace(model: ir.Model, data: Data) -> Trace:
-    return replace(trace(model, data.sample), batch=batch_of(data.sample, data.axes))
+    with _blamed(data.guesses):
+        traced = trace(model, data.sample)
+    return replace(traced, batch=batch_of(data.sample, data.axes))
+
+
+@contextmanager
+def _blamed(guesses: Sequence[str]) -> Iterator[None]:
+    """A model that does not run may not do so because of what was guessed: add that to the error."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput("; ".join([str(error), *guesses])) from error
 
 
 def _again(model: ir.Model, data: Data) -> Analysis:
@@ -112,7 +125,7 @@ def matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
 
 def _frozen(model: ir.Model, analysis: Analysis, config: Config) -> frozenset[str]:
     """The nodes that `--keep` names, by their own name or that of an input constant or an output."""
-    for option, patterns in (("--keep", config.keep), ("--only", config.only)):
+    for option, patterns in (("--keep", config.keep), ("--only", config.only), ("--ratios", config.ratios)):
         every = {name for node in model.graph for name in _names(node)}
         for pattern in patterns:
             if not matches(every, [pattern]):

@@ -41,7 +41,9 @@ class Prober:
             return [0.0 for _ in trials]
         tail = _tail(self.model, [self.layers[name] for name in sorted(readers)], self.known, self.judged)
         session = open_session(tail)
-        known = {value.name or "": self.known[value.name or ""] for value in tail.graph.inputs if value.name in self.known}
+        known = {
+            value.name or "": self.known[value.name or ""] for value in tail.graph.inputs if value.name in self.known
+        }
         return [self._error(run(session, known | _weights(trial, self.layers))) for trial in trials]
 
     def _error(self, found: Mapping[str, Array]) -> float:

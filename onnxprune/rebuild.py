@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.adjust import adjust_first
 from onnxprune.calibration.collect import WIDEST_GRAM, Collected
 from onnxprune.calibration.frontier import Frontier
 from onnxprune.calibration.rows import position_count, read, written
@@ -14,7 +15,6 @@ from onnxprune.calibration.sampling import Sampling
 from onnxprune.calibration.source import Source
 from onnxprune.dependency import Analysis, Keep
 from onnxprune.graph import Array, array_of, replace_constant, values_by_name
-from onnxprune.adjust import adjust_first
 from onnxprune.layers import Layer
 from onnxprune.pairs import find_pairs
 from onnxprune.solve import Block, reservoir_share, worst
@@ -62,7 +62,7 @@ def rebuild(
         ready = [layer for layer in touched if layer.wave == number]
         for pair in (pairs[layer.name] for layer in ready if layer.name in pairs):
             adjust_first(pair, keep, values, frontier, collected, sampling)
-        blocks = {layer.name: make_blocks(layer, keep, sampling) for layer in ready}
+        blocks = {layer.name: _blocks(layer, keep, sampling) for layer in ready}
         wanted = {v.name or "" for layer in ready for v in (layer.linear.x, layer.partner) if v is not None}
         for batch, activations in enumerate(frontier.step(number, sorted(wanted))):
             for layer in ready:
@@ -82,7 +82,7 @@ def downstream(analysis: Analysis, keep: Keep) -> set[ir.Value]:
     return changed
 
 
-def make_blocks(layer: Layer, keep: Keep, sampling: Sampling) -> list[Block]:
+def _blocks(layer: Layer, keep: Keep, sampling: Sampling) -> list[Block]:
     linear = layer.linear
     share = sampling.share(linear)
     shape = sampling.trace.shape(linear.x)

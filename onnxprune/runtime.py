@@ -109,7 +109,7 @@ def subgraph(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> 
 
 def _options(ort: Any, threads: int | None, optimise: bool) -> Any:
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised; the runtime's own lines beside ours would tell them twice
     if threads is not None:
         options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -31,7 +31,7 @@ class Judge:
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """A group with the problem that was put to the criterion and what it selected; `judges` are its measured readers."""
+    """A group, the problem that was put to the criterion, what it selected, and the group's measured readers."""
 
     group: Group
     problem: Problem

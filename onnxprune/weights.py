@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.graph import Array
+from onnxprune.graph import Array, sole_reader
 from onnxprune.op_rules.facts import Linear
 
 
@@ -45,3 +45,16 @@ def ints(node: ir.Node, name: str, default: list[int]) -> list[int]:
     """An integer-list attribute, or its default."""
     attribute = node.attributes.get(name)
     return default if attribute is None else [int(i) for i in attribute.as_ints()]
+
+
+def bias_behind(matmul: ir.Node) -> ir.Value | None:
+    """The constant vector that the only reader of a MatMul adds to it, one number an output column."""
+    add = sole_reader(matmul.outputs[0])
+    weight = matmul.inputs[1]
+    if add is None or add.op_type != "Add" or weight is None or weight.const_value is None:
+        return None
+    other = next((v for v in add.inputs if v is not matmul.outputs[0]), None)
+    if other is None or other.const_value is None or len(other.uses()) != 1:
+        return None
+    shape = tuple(other.const_value.shape)
+    return other if shape == (weight.const_value.shape[-1],) else None

@@ -9,7 +9,7 @@ from onnxprune.grouping import Group
 
 def runtime_block() -> int:
     """Channels that onnxruntime's CPU kernels compute at once here: 16 with AVX-512, else 8."""
-    from numpy._core import _multiarray_umath
+    from numpy._core import _multiarray_umath  # type: ignore[attr-defined]
 
     features = getattr(_multiarray_umath, "__cpu_features__", {})
     return 16 if features.get("AVX512F", False) else 8

@@ -5,8 +5,9 @@ from collections.abc import Collection
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.graph import add_constant, array_of, sole_reader
+from onnxprune.graph import add_constant, array_of
 from onnxprune.passes.fold_batchnorm import give_bias
+from onnxprune.weights import bias_behind
 
 
 def add_bias(model: ir.Model, layers: Collection[str]) -> ir.Model:
@@ -40,19 +41,6 @@ def _outputs(node: ir.Node, weight: ir.Value) -> int:
         return int(shape[0])
     group = node.attributes.get("group")
     return int(shape[1]) * (1 if group is None else group.as_int())
-
-
-def bias_behind(matmul: ir.Node) -> ir.Value | None:
-    """The constant vector that the only reader of a MatMul adds to it, one number an output column."""
-    add = sole_reader(matmul.outputs[0])
-    weight = matmul.inputs[1]
-    if add is None or add.op_type != "Add" or weight is None or weight.const_value is None:
-        return None
-    other = next((v for v in add.inputs if v is not matmul.outputs[0]), None)
-    if other is None or other.const_value is None or len(other.uses()) != 1:
-        return None
-    shape = tuple(other.const_value.shape)
-    return other if shape == (weight.const_value.shape[-1],) else None
 
 
 def _append_add(graph: ir.Graph, matmul: ir.Node) -> None:

@@ -1,6 +1,7 @@
 """The house: who may import whom, what the wheel holds, and how long a file may get."""
 
 import ast
+import re
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -157,3 +158,26 @@ def test_there_is_one_version() -> None:
 
     written = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"## {__version__}" in written or "## Unreleased" in written
+
+
+def test_the_operator_table_in_the_docs_names_every_rule() -> None:
+    from onnxprune.op_rules import RULES
+
+    text = (ROOT / "docs/operators.md").read_text(encoding="utf-8")
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| ")]
+    words = set(re.findall(r"\w+", " ".join(cells)))
+    assert {op for _, op in RULES} <= words
+
+
+def test_every_link_in_the_documents_leads_somewhere() -> None:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")]:
+        links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+        assert [link for link in links if not (page.parent / link).exists()] == [], page
+
+
+def test_the_readme_and_ci_run_the_same_commands() -> None:
+    ci = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = [line for line in ci if line.startswith("make ")]
+    assert commands == ["make demo", "make test"]
+    assert all(f"\n{command} " in readme for command in commands)

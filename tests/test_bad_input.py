@@ -191,6 +191,12 @@ def test_an_option_that_is_wrong_is_refused(folder: Path, case: str, capsys: pyt
     check(folder, command(folder, *more), told, capsys)
 
 
+def test_a_ratio_for_nothing_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "rates.yaml").write_text("nothing*: 0.5\n")
+    told = "--ratios 'nothing*' matches no node or tensor"
+    check(folder, command(folder, "--ratios", str(folder / "rates.yaml")), told, capsys)
+
+
 def test_a_budget_out_of_reach_has_its_own_code(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check(folder, command(folder, "--macs", "0.0001"), "cannot be reached", capsys, code=3)
 

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from cli_case import FAST, write_case
+from graph_text import integers, model_from_text
 
 from onnxprune import cli
 from onnxprune.cli import SUBCOMMANDS, run
@@ -253,6 +254,7 @@ def test_debug_prints_the_traceback(folder: Path, capsys: pytest.CaptureFixture[
 
 def test_main_exits_with_the_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "argv", ["onnxprune", "missing.onnx", "--dry-run"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -265,3 +267,65 @@ def test_the_sources_of_a_run_are_arrays_too(folder: Path) -> None:
     ran("in.onnx", "-o", "a.onnx", "--calib", "calib.npz", *FAST)
     ran("in.onnx", "-o", "b.onnx", "--calib", "calib.npy", *FAST)
     assert weights("a.onnx") == weights("b.onnx")
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment}
+    command = [sys.executable, "-c", "from onnxprune.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=variables)
+
+
+def test_a_metric_of_the_working_folder_is_found_and_any_terminal_will_do(folder: Path) -> None:
+    (folder / "mine.py").write_text("def inputs(session):\n    return len(session.get_inputs())\n")
+    done = python(
+        "in.onnx", "--dry-run", "--calib", "calib.npz", "--metric", "mine:inputs", *FAST, PYTHONIOENCODING="ascii"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "mine:inputs" in done.stdout
+    assert "1.0000" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [("raise KeyError('a')", "--metric mine2:f failed: KeyError: 'a'"), ("return float('nan')", "returned nan")],
+)
+def test_a_metric_that_fails_is_not_a_defect_of_ours(
+    body: str, told: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "mine2.py").write_text(f"def f(session):\n    {body}\n")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "mine2", raising=False)
+    assert run(["in.onnx", "--dry-run", "--calib", "calib.npz", "--metric", "mine2:f", *FAST]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_provider_that_is_not_there_is_found_before_the_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("onnxprune.pipeline.prepare", lambda *_: pytest.fail("the work was started"))
+    assert run(["in.onnx", "--dry-run", "--calib", "calib.npz", "--providers", "NoSuchProvider"]) == 2
+    assert "NoSuchProvider is not in this onnxruntime" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["inspect", "d.onnx"], ["d.onnx", "--dry-run"]])
+def test_a_model_that_does_not_run_at_a_guessed_size_is_told_in_one_line(
+    command: list[str], folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    body = "h = Reshape (x, s)\ny = Identity (h)"
+    onnx.save(model_from_text("(float[N, 3, H, W] x) => (float[A, B] y)", body, {"s": integers(-1, 193)}), "d.onnx")
+    assert run(command) == 2
+    out, err = capfd.readouterr()  # the runtime writes to the descriptor itself
+    assert (out, err.count("\n")) == ("", 1)
+    assert "cannot run the model" in err
+    assert "224 is a guess; --input-shape x=1,3,224,224" in err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGTERM there")
+def test_a_terminated_run_leaves_no_temporary_file(folder: Path) -> None:
+    (folder / "slow.py").write_text(
+        "import os, signal\ndef f(session):\n    os.kill(os.getpid(), signal.SIGTERM)\n    return 1\n"
+    )
+    names = {path.name for path in folder.iterdir()} | {"__pycache__"}
+    done = python("in.onnx", "-o", "out.onnx", "--calib", "calib.npz", "--metric", "slow:f", *FAST)
+    assert done.returncode == 128 + 15
+    assert {path.name for path in folder.iterdir()} <= names

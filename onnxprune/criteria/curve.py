@@ -11,7 +11,6 @@ from onnxprune.calibration.statistics import F64, Moments
 from onnxprune.criteria.channel_gram import flap_scores
 from onnxprune.criteria.problem import Index, Problem, Reader, Selection
 
-
 CURVE_RIDGE = 1e-2
 
 
