@@ -27,6 +27,21 @@ def refit(gram: F64, cross: F64, prior: F64, kept: Index, rho: float) -> F64:
     return _ridge_solve(gram[np.ix_(kept, kept)], cross[kept].T, prior[:, kept], rho * scale, scale)
 
 
+class RidgeFactor:
+    """The factored system of a refit on all features, for several targets in turn: Cholesky once."""
+
+    def __init__(self, gram: F64, rho: float) -> None:
+        scale = mean_diagonal(gram)
+        self._factor, self._ridge = _factored(gram, rho * scale, scale)
+
+    def solve(self, cross: F64, prior: F64) -> F64:
+        """The weight (n, F) for `cross` (F, n), pulled toward `prior`."""
+        if self._factor is None:
+            return prior.copy()
+        solution: F64 = cho_solve((self._factor, True), cross + self._ridge * prior.T, overwrite_b=True).T
+        return solution
+
+
 def residual(gram: F64, cross: F64, energy: float, weight: F64, kept: Index) -> float:
     """E‖y − W'x_S‖² of centred moments = energy − 2tr(W'C_S) + tr(W'G_SS W'ᵀ); `weight` (n, F')."""
     fitted = weight @ gram[np.ix_(kept, kept)]
@@ -74,14 +89,20 @@ def mean_diagonal(gram: F64) -> float:
 
 def _ridge_solve(matrix: F64, target: F64, prior: F64, ridge: float, scale: float) -> F64:
     """(target + ridge·prior)(matrix + ridge·I)⁻¹, with the first larger ridge that factorises."""
+    factor, ridge = _factored(matrix, ridge, scale)
+    solution: F64 = cho_solve((factor, True), (target + ridge * prior).T, overwrite_b=True).T
+    return solution
+
+
+def _factored(matrix: F64, ridge: float, scale: float) -> tuple[F64 | None, float]:
+    """The Cholesky factor of matrix + ridge·I, and the ridge that it took; None for a matrix of zeros."""
+    if scale == 0.0:
+        return None, ridge
     diagonal = np.arange(len(matrix))
     while True:
         ridged = matrix.copy()
         ridged[diagonal, diagonal] += ridge
         try:
-            factor = cholesky(ridged, lower=True, overwrite_a=True, check_finite=True)
+            return cholesky(ridged, lower=True, overwrite_a=True, check_finite=True), ridge
         except LinAlgError:
             ridge = max(10 * ridge, _SMALLEST_RIDGE * scale)
-            continue
-        solution: F64 = cho_solve((factor, True), (target + ridge * prior).T, overwrite_b=True).T
-        return solution

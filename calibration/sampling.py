@@ -12,7 +12,9 @@ from onnxprune.trace import Trace
 
 LEAST_ROWS_PER_FEATURE = 20
 CHEAP_PRODUCT = 4e9
-"""A Gram matrix of so many multiply–adds is a fraction of a second: take all rows it allows."""
+"""A Gram matrix of so many multiply–adds is a fraction of a second: take all rows it allows,"""
+CHEAP_ROWS = 1.6e7
+"""if they hold no more numbers than these, for each is copied twice."""
 HELD_OUT = 8
 """One row in so many judges and does not solve."""
 
@@ -26,13 +28,12 @@ class Sampling:
     seed: int
 
     def share(self, linear: Linear) -> float:
-        """The share of a layer's positions: all, unless their Gram matrix would cost more than the layer itself."""
+        """The share of a layer's positions: twenty rows a feature, and as many more as cost next to nothing."""
         shape = self.trace.shape(linear.x)
         total = position_count(linear, shape) / self.trace.batch * self.samples
         features, outputs = linear.features.shape[1], linear.outputs.shape[1]
-        wanted = max(
-            LEAST_ROWS_PER_FEATURE * features, total * outputs / features, CHEAP_PRODUCT / features**2 / linear.groups
-        )
+        cheap = min(CHEAP_PRODUCT / features**2, CHEAP_ROWS / (features + outputs)) / linear.groups
+        wanted = max(LEAST_ROWS_PER_FEATURE * features, cheap)
         return float(min(1.0, wanted / max(total, 1.0)))
 
     def positions(self, linear: Linear, input_shape: Shape, batch: int) -> Positions:

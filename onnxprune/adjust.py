@@ -5,7 +5,7 @@ import onnx_ir as ir
 
 from onnxprune.calibration.collect import Collected
 from onnxprune.calibration.frontier import Frontier
-from onnxprune.calibration.rows import Rows, position_count, read, written
+from onnxprune.calibration.rows import Rows, read, written
 from onnxprune.calibration.sampling import Sampling
 from onnxprune.dependency import Keep
 from onnxprune.descent import Weights, Window, descend
@@ -14,20 +14,24 @@ from onnxprune.pairs import Index, Pair, taps_under
 from onnxprune.solve import Block, reservoir_share
 from onnxprune.weights import from_matrix, to_matrix
 
-ROW_BYTES = 96_000_000
-CHEAP_STEPS = 2e10
-"""Multiply–adds of one layer's steps that are a fraction of a second; larger layers get a share of their own cost."""
-PASSES_PER_STEP = 12
+LEAST_ELEMENTS, ALL_ELEMENTS = 3e6, 6e7
+"""Numbers that the rows of one pair may hold: each step goes over them a dozen times. Few pairs share the second."""
 
 
 def adjust_first(
-    pair: Pair, keep: Keep, values: dict[str, ir.Value], frontier: Frontier, collected: Collected, sampling: Sampling
+    pair: Pair,
+    pairs: int,
+    keep: Keep,
+    values: dict[str, ir.Value],
+    frontier: Frontier,
+    collected: Collected,
+    sampling: Sampling,
 ) -> None:
     """Move the weights of the first layer of a pair, in place; nothing happens where that does not help.
 
-    Runs the step of the second layer on as many batches as the rows allow, and leaves the frontier as it was.
+    Runs the step of the second layer on a few batches and leaves the frontier as it was. `pairs` share the time.
     """
-    window = _window(pair, keep, frontier, collected, sampling)
+    window = _window(pair, _most_rows(pair, keep, pairs), keep, frontier, collected, sampling)
     if window is None:
         return
     first, second = pair.first, pair.second
@@ -40,12 +44,13 @@ def adjust_first(
         replace_constant(bias, after.first_bias.reshape(array_of(bias).shape))
 
 
-def _window(pair: Pair, keep: Keep, frontier: Frontier, collected: Collected, sampling: Sampling) -> Window | None:
+def _window(
+    pair: Pair, most: float, keep: Keep, frontier: Frontier, collected: Collected, sampling: Sampling
+) -> Window | None:
     """The rows of the pair in the first batches, as many as memory and time allow."""
     first, second = pair.first.linear, pair.second
     outputs = keep[second.linear.outputs][0]
     wanted = {v.name or "" for v in (first.x, second.linear.x, second.partner) if v is not None}
-    most = _most_rows(pair, keep, sampling)
     rows: list[Rows] = []
     parts: list[tuple[Index, Array, Array]] = []
     seen = 0
@@ -71,12 +76,10 @@ def _window(pair: Pair, keep: Keep, frontier: Frontier, collected: Collected, sa
     return Window(np.concatenate(rows), index, target, partner, second.clipped, pair.low, pair.high, pair.leak)
 
 
-def _most_rows(pair: Pair, keep: Keep, sampling: Sampling) -> float:
-    linear = pair.first.linear
-    features, outputs = int(keep[linear.features].sum()), int(keep[linear.outputs].sum())
-    total = position_count(linear, sampling.trace.shape(linear.x)) / sampling.trace.batch * sampling.samples
-    cheap = CHEAP_STEPS / (PASSES_PER_STEP * max(features * outputs, 1))
-    return min(ROW_BYTES / (4 * max(features, 1)), max(cheap, total / (2 * PASSES_PER_STEP)))
+def _most_rows(pair: Pair, keep: Keep, pairs: int) -> float:
+    first, second = pair.first.linear, pair.second.linear
+    widest = max(int(keep[x].sum()) for x in (first.features, second.features, second.outputs))
+    return max(LEAST_ELEMENTS, ALL_ELEMENTS / pairs) / max(widest, 1)
 
 
 def _start(window: Window, weight: Array, bias: Array, pair: Pair, values: dict[str, ir.Value]) -> Weights:

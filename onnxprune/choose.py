@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -158,16 +159,30 @@ def _some(widths: Sequence[int], count: int) -> list[int]:
 
 
 def _probe_feeds(data: Data, inputs: int) -> Mapping[str, Array]:
-    """The first inputs laid aside; one batch, for the probes run it at once."""
-    first = next(iter(data.apart.batches()))
-    return cut(first, data.axes, 0, min(inputs, batch_of(first, data.axes)))
+    """One batch of inputs: those laid aside first, then some of the others. A model of fixed batch size gets one."""
+    if data.fixed_batch:
+        return next(iter(data.apart.batches()))
+    parts: list[dict[str, Array]] = []
+    have = 0
+    for feeds in chain(data.apart.batches(), data.source.batches()):
+        taken = cut(feeds, data.axes, 0, min(inputs - have, batch_of(feeds, data.axes)))
+        parts.append(taken)
+        have += batch_of(taken, data.axes)
+        if have >= inputs:
+            break
+    return {
+        name: array if data.axes.get(name) is None else np.concatenate([p[name] for p in parts], data.axes[name])
+        for name, array in parts[0].items()
+    }
 
 
 def _priced(scored: Scored, widths: Sequence[int], probed: Sequence[int], seen: Sequence[float]) -> list[float]:
-    """damage(k) = layer error(k) × what the probes say one unit of it does, between probed widths interpolated."""
-    errors = scored.errors(widths[:-1])
+    """damage(k) = layer error(k) × what the probes say one unit of it does; between the knots log-linear in k."""
     if not probed:
-        return [*errors.tolist(), 0.0]
-    at_probed = np.array([errors[list(widths).index(w)] for w in probed])
+        return [0.0 for _ in widths]
+    knots = sorted({*_some(widths[:-1], MOST_WIDTHS), *probed})
+    errors = scored.errors(knots)
+    at_probed = np.array([errors[knots.index(w)] for w in probed])
     rates = np.asarray(seen) / np.maximum(at_probed, 1e-12)
-    return [*(errors * np.interp(widths[:-1], probed, rates)).tolist(), 0.0]
+    damage = np.maximum(errors * np.interp(knots, probed, rates), 1e-12)
+    return [*np.exp(np.interp(widths[:-1], knots, np.log(damage))).tolist(), 0.0]

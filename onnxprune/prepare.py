@@ -36,6 +36,7 @@ class Data:
     held_out: bool
     sample: Mapping[str, Array]
     axes: Mapping[str, int | None]
+    fixed_batch: bool
     guesses: tuple[str, ...]
 
 
@@ -72,7 +73,7 @@ def open_data(model: ir.Model, calib: object, config: Config, matched: bool = Tr
     sample = first if fixed_batch(opened.specs) else cut(first, axes, 0, min(TRACE_BATCH, batch_of(first, axes)))
     solve = Window(source, axes, 0, source.samples - apart)
     judge = Window(source, axes, source.samples - (apart or min(source.samples, HELD_OUT)), source.samples)
-    return Data(solve, judge, apart > 0, sample, axes, tuple(opened.guesses))
+    return Data(solve, judge, apart > 0, sample, axes, fixed_batch(opened.specs) is not None, tuple(opened.guesses))
 
 
 def _apart(available: int, wanted: int, batch: int) -> int:

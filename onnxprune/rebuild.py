@@ -61,7 +61,7 @@ def rebuild(
     for number in range(max((layer.wave for layer in touched), default=-1) + 1):
         ready = [layer for layer in touched if layer.wave == number]
         for pair in (pairs[layer.name] for layer in ready if layer.name in pairs):
-            adjust_first(pair, keep, values, frontier, collected, sampling)
+            adjust_first(pair, len(pairs), keep, values, frontier, collected, sampling)
         blocks = {layer.name: _blocks(layer, keep, sampling) for layer in ready}
         wanted = {v.name or "" for layer in ready for v in (layer.linear.x, layer.partner) if v is not None}
         for batch, activations in enumerate(frontier.step(number, sorted(wanted))):

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.calibration.least_squares import RIDGES, choose_ridge, refit, refit_rows
+from onnxprune.calibration.least_squares import RIDGES, RidgeFactor, choose_ridge, refit, refit_rows
 from onnxprune.calibration.rows import Rows
 from onnxprune.calibration.sampling import held_out
 from onnxprune.calibration.statistics import F64, Moments, Sums
 from onnxprune.criteria.channel_gram import channel_system, scale_weights
 from onnxprune.labels import Atoms
 
-RESERVOIR_ROWS_PER_FEATURE = 20
-CHEAP_ROUND = 1e8
+LEAST_RESERVOIR = 5000
+CHEAP_ROUND = 2e8
 """Multiply–adds of one round of the alternation that are a few milliseconds."""
 CLIPPED_ROUNDS = 6
 WIDE_ROWS = 2048
@@ -91,12 +91,12 @@ class Block:
         x, target, offset = (np.concatenate(parts) for parts in zip(*self._kept, strict=True))
         centred = (x - moments.mean_x.astype(np.float32)).T
         off = target <= 0
-        kept = np.arange(prior.shape[1])
+        factor = RidgeFactor(moments.gram, rho)
         for _ in range(CLIPPED_ROUNDS):
             given = x @ weight.T.astype(np.float32) + bias.astype(np.float32) + offset
             slack = np.where(off, np.minimum(given, 0) - target, 0).astype(np.float32)
             cross = moments.cross + (centred @ slack).astype(np.float64) / len(x)
-            weight = refit(moments.gram, cross, prior, kept, rho)
+            weight = factor.solve(cross, prior)
             bias = moments.mean_y + slack.mean(axis=0) - weight @ moments.mean_x
         return weight, bias
 
@@ -117,7 +117,7 @@ def _error(moments: Moments, weight: F64, bias: F64) -> float:
 
 def reservoir_share(features: int, outputs: int, rows: int) -> float:
     """The share of rows that the alternation keeps: plenty for the fit, and cheap to go over again and again."""
-    wanted = max(RESERVOIR_ROWS_PER_FEATURE * features, CHEAP_ROUND / max(features * outputs, 1))
+    wanted = max(LEAST_RESERVOIR, CHEAP_ROUND / max(features * outputs, 1))
     return min(1.0, wanted / max(rows, 1))
 
 
