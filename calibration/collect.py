@@ -13,6 +13,7 @@ from onnxprune.calibration.statistics import Sums
 from onnxprune.calibration.tape import Tape
 from onnxprune.graph import Array, array_of
 from onnxprune.layers import Layer
+from onnxprune.parallel import each
 from onnxprune.runtime import open_session, run
 from onnxprune.weights import to_matrix
 
@@ -77,8 +78,9 @@ def collect(
     statistics = {layer.name: _empty(layer) for layer in layers if layer.name in measured}
     targets = {layer.name: Tape() for layer in layers}
     matrices = {layer.name: to_matrix(layer.linear, array_of(layer.linear.weight)) for layer in layers}
-    for number, values in enumerate(_activations(model, layers, source)):
-        for layer in layers:
+    for number, (values, active) in enumerate(_activations(model, layers, source, sampling)):
+
+        def add(layer: Layer, number: int = number, values: Mapping[str, Array] = values) -> None:
             x = values[layer.linear.x.name or ""]
             where = sampling.positions(layer.linear, x.shape, number)
             rows = read(layer.linear, x, where)
@@ -87,16 +89,27 @@ def collect(
             partner = values[layer.partner.name or ""] if layer.partner is not None else None
             target = _target(layer, rows, matrices[layer.name])
             targets[layer.name].append(target if partner is None else target + written(layer.linear, partner, where))
+
+        each(add, active)
         tick()
     return Collected(statistics, targets)
 
 
-def _activations(model: ir.Model, layers: Sequence[Layer], source: Source) -> Iterator[dict[str, Array]]:
+def _activations(
+    model: ir.Model, layers: Sequence[Layer], source: Source, sampling: Sampling
+) -> Iterator[tuple[dict[str, Array], list[Layer]]]:
+    """What the layers read, batch by batch, and which of them still want rows; only their inputs leave the runtime."""
     inputs = {value.name for value in model.graph.inputs}
-    wanted = {value.name or "" for layer in layers for value in (layer.linear.x, layer.partner) if value is not None}
-    session = open_session(model, outputs=sorted(wanted - inputs)) if wanted - inputs else None
-    for feeds in source.batches():
-        yield {**feeds, **(run(session, feeds) if session is not None else {})}
+    session, asked = None, None
+    for number, feeds in enumerate(source.batches()):
+        active = [layer for layer in layers if number < sampling.used(layer.linear)]
+        if not active:
+            return
+        values = (value for layer in active for value in (layer.linear.x, layer.partner) if value is not None)
+        wanted = {value.name or "" for value in values} - inputs
+        if wanted != asked:
+            session, asked = (open_session(model, outputs=sorted(wanted)) if wanted else None), wanted
+        yield {**feeds, **(run(session, feeds) if session is not None else {})}, active
 
 
 def _empty(layer: Layer) -> LayerStatistics:

@@ -1,16 +1,18 @@
 """Sweep 2's engine: run a network front to back in steps, while its weights are being solved.
 
 Each step runs only the nodes between what is already known and what is asked for. Activations that later steps need
-lie in temporary files, so memory does not grow with the number of samples.
+lie in temporary files, so memory does not grow with the number of samples. A batch joins when a step first needs it,
+and then runs from the inputs at one go.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
 import onnx_ir as ir
 
 from onnxprune.calibration.source import Source
 from onnxprune.calibration.tape import Tape
-from onnxprune.graph import Array
+from onnxprune.graph import Array, captured_values
 from onnxprune.runtime import open_session, run, subgraph
 
 
@@ -22,48 +24,64 @@ class Frontier:
 
     def __init__(self, model: ir.Model, wave: Mapping[str, int], source: Source) -> None:
         self._model, self._wave, self._source = model, wave, source
+        self._inputs = [v.name or "" for v in model.graph.inputs if not v.is_initializer()]
         self._tapes: dict[str, Tape] = {}
+        self._spare: list[Tape] = []
+        self._have = 0
         self.peak_bytes = 0
 
-    def step(self, number: int, wanted: Sequence[str]) -> Iterator[dict[str, Array]]:
-        """Run step `number` over all batches, yield the wanted values of each, and keep what later steps read."""
+    def join(self, number: int, batches: int) -> None:
+        """Bring the first `batches` batches to where step `number` starts."""
+        if batches <= self._have or number == 0:
+            return
+        outputs = sorted(set(self._tapes) - set(self._inputs))
+        session = open_session(subgraph(self._model, self._inputs, outputs)) if outputs else None
+        for feeds in islice(self._source.batches(), self._have, batches):
+            here = {**feeds, **(run(session, feeds) if session is not None else {})}
+            for name, tape in self._tapes.items():
+                tape.append(here[name])
+        self._have = batches
+
+    def step(self, number: int, batches: int, wanted: Sequence[str]) -> Iterator[dict[str, Array]]:
+        """Run step `number` over the first batches, yield the wanted values of each, and keep what later steps read."""
+        self.join(number, batches)
         known, later = self._known(number), self._read_later(number)
-        tapes = {name: Tape() for name in later - set(self._tapes)}
-        for here in self._run(number, sorted({*wanted} | (later - known))):
+        tapes = {name: self._blank() for name in later - set(self._tapes)}
+        for here in self._run(number, batches, sorted({*wanted} | (later - known))):
             for name, tape in tapes.items():
                 tape.append(here[name])
             yield {name: here[name] for name in wanted}
+        self._have = batches
         self._tapes |= tapes
-        self.peak_bytes = max(self.peak_bytes, sum(tape.bytes for tape in self._tapes.values()))
-        self._tapes = {name: tape for name, tape in self._tapes.items() if name in later}
+        self.peak_bytes = max(self.peak_bytes, sum(tape.bytes for tape in (*self._tapes.values(), *self._spare)))
+        self._spare += [tape for name, tape in self._tapes.items() if name not in later]
+        self._tapes = {name: tape.cut(batches) for name, tape in self._tapes.items() if name in later}
 
-    def look(self, number: int, wanted: Sequence[str]) -> Iterator[dict[str, Array]]:
+    def look(self, number: int, batches: int, wanted: Sequence[str]) -> Iterator[dict[str, Array]]:
         """Run step `number` as it stands, as far as the caller reads, and keep nothing."""
-        return self._run(number, wanted)
+        self.join(number, batches)
+        return self._run(number, batches, wanted)
+
+    def _blank(self) -> Tape:
+        """A tape to write on: an old one again, whose pages the system has at hand."""
+        return self._spare.pop().cut(0) if self._spare else Tape()
 
     def _known(self, number: int) -> set[str]:
-        inputs = [v.name or "" for v in self._model.graph.inputs if not v.is_initializer()] if number == 0 else []
-        return {*inputs, *self._tapes}
+        return {*(self._inputs if number == 0 else ()), *self._tapes}
 
-    def _run(self, number: int, wanted: Sequence[str]) -> Iterator[dict[str, Array]]:
+    def _run(self, number: int, batches: int, wanted: Sequence[str]) -> Iterator[dict[str, Array]]:
         """Yield the wanted values, and with step 0 the graph's inputs."""
-        known = self._known(number)
-        outputs = sorted(set(wanted) - known)
+        outputs = sorted(set(wanted) - self._known(number))
         needed = self._needed(number) if outputs else []
         session = open_session(subgraph(self._model, needed, outputs)) if outputs else None
         read = [name for name in {*needed, *wanted} if name in self._tapes]
-        for i, feeds in enumerate(self._batches(number)):
-            here = {**feeds, **{name: self._tapes[name][i] for name in read}}
+        feeds = islice(self._source.batches(), batches) if number == 0 else ({} for _ in range(batches))
+        for i, given in enumerate(feeds):
+            here = {**given, **{name: self._tapes[name][i] for name in read}}
             if session is not None:
                 here |= run(session, {name: here[name] for name in needed})
             self._note_types(here)
             yield here
-
-    def _batches(self, number: int) -> Iterator[Mapping[str, Array]]:
-        if number == 0:
-            yield from self._source.batches()
-        else:
-            yield from ({} for _ in range(max(len(tape) for tape in self._tapes.values())))
 
     def _exec(self, node: ir.Node) -> int:
         return max(self._wave[value.name] for value in node.outputs if value.name)
@@ -74,16 +92,21 @@ class Frontier:
             value.name or ""
             for node in self._model.graph
             if self._exec(node) > number
-            for value in _reads(node)
-            if not value.is_initializer() and self._wave.get(value.name or "", 0) <= number
+            for value in self._reads(node)
+            if self._wave.get(value.name or "", 0) <= number
         }
 
     def _needed(self, number: int) -> list[str]:
         """What the nodes of this step read from before it."""
         nodes = [node for node in self._model.graph if self._exec(node) == number]
         made = {value.name for node in nodes for value in node.outputs}
-        reads = {v.name or "" for node in nodes for v in _reads(node) if not v.is_initializer() and v.name not in made}
+        reads = {v.name or "" for node in nodes for v in self._reads(node) if v.name not in made}
         return sorted(reads & self._known(number))
+
+    def _reads(self, node: ir.Node) -> Iterator[ir.Value]:
+        """The activations that a node reads, and those of the main graph that its bodies read."""
+        values = (*(value for value in node.inputs if value is not None), *captured_values(node))
+        return (v for v in values if (v.name or "") in self._wave or (v.name or "") in self._inputs)
 
     def _note_types(self, values: Mapping[str, Array]) -> None:
         """A cut needs the dtype of its inputs, which only the run tells."""
@@ -91,12 +114,3 @@ class Frontier:
             for value in node.outputs:
                 if value.type is None and (value.name or "") in values:
                     value.type = ir.TensorType(ir.DataType.from_numpy(values[value.name or ""].dtype))
-
-
-def _reads(node: ir.Node) -> Iterator[ir.Value]:
-    yield from (value for value in node.inputs if value is not None)
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            for inner in ir.traversal.RecursiveGraphIterator(attribute.as_graph()):
-                own = attribute.as_graph()
-                yield from (v for v in inner.inputs if v is not None and v.graph is not own and v.producer() not in own)

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_solve, cholesky
 
 from onnxprune.calibration.statistics import F64, Moments
+from onnxprune.parallel import each
 
 Index = NDArray[np.intp]
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+RIDGES = (1e-3, 1e-2, 1e-1)
 _SMALLEST_RIDGE = 1e-10
 
 
@@ -58,10 +59,12 @@ def choose_ridge(
     solve: Moments, held: Moments, prior: F64, kept: Index, candidates: Sequence[float] = RIDGES
 ) -> tuple[float, F64]:
     """The relative ridge with the least held-out error, and the weight (n, F') it gives."""
-    fits = ((rho, refit(solve.gram, solve.cross, prior, kept, rho)) for rho in candidates)
-    rho, weight, _ = min(
-        ((rho, weight, held_out_error(solve, held, weight, kept)) for rho, weight in fits), key=lambda fit: fit[2]
-    )
+
+    def judged(rho: float) -> tuple[float, float, F64]:
+        weight = refit(solve.gram, solve.cross, prior, kept, rho)
+        return held_out_error(solve, held, weight, kept), rho, weight
+
+    _, rho, weight = min(each(judged, candidates), key=lambda fit: fit[0])
     return rho, weight
 
 

@@ -1,46 +1,53 @@
 """Which rows of each layer the statistics use: the same in both sweeps, and no more than they are worth."""
 
 from dataclasses import dataclass
+from math import ceil
 from zlib import crc32
-
-import numpy as np
 
 from onnxprune.calibration.rows import Positions, position_count, spread
 from onnxprune.labels import Shape
 from onnxprune.op_rules.facts import Linear
 from onnxprune.trace import Trace
 
-LEAST_ROWS_PER_FEATURE = 20
-CHEAP_PRODUCT = 4e9
-"""A Gram matrix of so many multiply–adds is a fraction of a second: take all rows it allows,"""
-CHEAP_ROWS = 1.6e7
-"""if they hold no more numbers than these, for each is copied twice."""
+LEAST_ROWS_PER_FEATURE = 10
+ALL_PRODUCTS, ALL_NUMBERS = 9e10, 3.5e8
+"""Multiply–adds of all Gram matrices, and numbers in all rows, that a second or two pays for: as many rows as that."""
+DENSEST = 0.25
+"""Take at most this share of an input's positions before more inputs are not worth their pass: neighbours are alike."""
 HELD_OUT = 8
 """One row in so many judges and does not solve."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How many of a layer's rows to use: `samples` calibration inputs in all, shapes as in `trace`."""
+    """How many rows a layer gets: of `samples` inputs in `batches`, when `layers` share the time."""
 
     samples: int
+    batches: int
+    layers: int
     trace: Trace
     seed: int
 
-    def share(self, linear: Linear) -> float:
-        """The share of a layer's positions: twenty rows a feature, and as many more as cost next to nothing."""
-        shape = self.trace.shape(linear.x)
-        total = position_count(linear, shape) / self.trace.batch * self.samples
+    def rows(self, linear: Linear) -> float:
+        """Ten rows a feature, and as many more as cost next to nothing; never more than there are."""
         features, outputs = linear.features.shape[1], linear.outputs.shape[1]
-        cheap = min(CHEAP_PRODUCT / features**2, CHEAP_ROWS / (features + outputs)) / linear.groups
-        wanted = max(LEAST_ROWS_PER_FEATURE * features, cheap)
-        return float(min(1.0, wanted / max(total, 1.0)))
+        cheap = min(ALL_PRODUCTS / features**2, ALL_NUMBERS / (features + outputs)) / linear.groups / self.layers
+        return min(self._all(linear), max(LEAST_ROWS_PER_FEATURE * features, cheap))
+
+    def used(self, linear: Linear) -> int:
+        """How many of the batches the layer needs, from the first on."""
+        return min(self.batches, ceil(self.batches * self.rows(linear) / self._all(linear) / DENSEST))
 
     def positions(self, linear: Linear, input_shape: Shape, batch: int) -> Positions:
-        """The positions of the layer in batch number `batch`, whose input has this shape."""
+        """The positions of the layer in batch number `batch`, whose input has this shape; none past `used`."""
+        if batch >= self.used(linear):
+            return spread(0, 0, 0)
+        share = self.rows(linear) / self._all(linear) * self.batches / self.used(linear)
         total = position_count(linear, input_shape)
-        wanted = int(np.ceil(self.share(linear) * total))
-        return spread(total, wanted, crc32(f"{self.seed}/{batch}/{linear.node.name}".encode()))
+        return spread(total, ceil(min(share, 1.0) * total), crc32(f"{self.seed}/{batch}/{linear.node.name}".encode()))
+
+    def _all(self, linear: Linear) -> float:
+        return max(1.0, position_count(linear, self.trace.shape(linear.x)) / self.trace.batch * self.samples)
 
 
 def held_out(rows: int, batch: int) -> slice:

@@ -29,6 +29,12 @@ class Tape:
             raise BadInput(f"no room for activations in {tempfile.gettempdir()}: {error}; set TMPDIR") from error
         self.bytes += array.nbytes
 
+    def cut(self, length: int) -> "Tape":
+        """Forget all but the first `length` arrays; their room is written on again."""
+        self._index = self._index[:length]
+        self.bytes = sum(int(np.prod(shape)) * dtype.itemsize for _, shape, dtype in self._index)
+        return self
+
     def __getitem__(self, i: int) -> Array:
         start, shape, dtype = self._index[i]
         self._file.seek(start)

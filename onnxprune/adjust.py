@@ -5,17 +5,20 @@ import onnx_ir as ir
 
 from onnxprune.calibration.collect import Collected
 from onnxprune.calibration.frontier import Frontier
+from onnxprune.calibration.least_squares import RidgeFactor
 from onnxprune.calibration.rows import Rows, read, written
 from onnxprune.calibration.sampling import Sampling
+from onnxprune.calibration.statistics import Sums
 from onnxprune.dependency import Keep
 from onnxprune.descent import Weights, Window, descend
 from onnxprune.graph import Array, array_of, replace_constant
 from onnxprune.pairs import Index, Pair, taps_under
-from onnxprune.solve import Block, reservoir_share
 from onnxprune.weights import from_matrix, to_matrix
 
-LEAST_ELEMENTS, ALL_ELEMENTS = 3e6, 6e7
-"""Numbers that the rows of one pair may hold: each step goes over them a dozen times. Few pairs share the second."""
+ALL_NUMBERS = 5.4e8
+"""Numbers that the rows of a pair may hold, times the pairs squared: each step goes over them a dozen times."""
+LEAST_ROWS_PER_FEATURE = 10
+START_RIDGE = 1e-2
 
 
 def adjust_first(
@@ -31,7 +34,8 @@ def adjust_first(
 
     Runs the step of the second layer on a few batches and leaves the frontier as it was. `pairs` share the time.
     """
-    window = _window(pair, _most_rows(pair, keep, pairs), keep, frontier, collected, sampling)
+    most = _most_rows(pair, keep, pairs)
+    window = _window(pair, most, keep, frontier, collected, sampling) if most else None
     if window is None:
         return
     first, second = pair.first, pair.second
@@ -54,7 +58,7 @@ def _window(
     rows: list[Rows] = []
     parts: list[tuple[Index, Array, Array]] = []
     seen = 0
-    for batch, here in enumerate(frontier.look(second.wave, sorted(wanted))):
+    for batch, here in enumerate(frontier.look(second.wave, sampling.used(second.linear), sorted(wanted))):
         x = here[second.linear.x.name or ""]
         where = sampling.positions(second.linear, x.shape, batch)
         under = taps_under(second, where, x.shape)
@@ -77,22 +81,23 @@ def _window(
 
 
 def _most_rows(pair: Pair, keep: Keep, pairs: int) -> float:
+    """As many rows as the time allows; none where those would be too few to solve with, as in deep networks."""
     first, second = pair.first.linear, pair.second.linear
-    widest = max(int(keep[x].sum()) for x in (first.features, second.features, second.outputs))
-    return max(LEAST_ELEMENTS, ALL_ELEMENTS / pairs) / max(widest, 1)
+    features, hidden, outputs = (int(keep[x].sum()) for x in (first.features, second.features, second.outputs))
+    rows = ALL_NUMBERS / pairs**2 / max(features, hidden, outputs, 1)
+    return rows if rows >= LEAST_ROWS_PER_FEATURE * features else 0.0
 
 
-def _start(window: Window, weight: Array, bias: Array, pair: Pair, values: dict[str, ir.Value]) -> Weights:
+def _start(window: Window, first_weight: Array, first_bias_given: Array, pair: Pair, values: dict[str, ir.Value]) -> Weights:
     """The first layer as it is, the second refitted to it on these rows."""
     second = pair.second
-    assert second.bias is not None
     prior = to_matrix(second.linear, array_of(values[second.linear.weight.name or ""]))[0].astype(np.float64)
-    prior_bias = array_of(values[second.bias.name or ""]).astype(np.float64).reshape(-1)
-    first, first_bias = weight.astype(np.float32), bias.astype(np.float32).reshape(-1)
+    first, first_bias = first_weight.astype(np.float32), first_bias_given.astype(np.float32).reshape(-1)
     hidden = window.hidden(first, first_bias)[0]
-    share = reservoir_share(prior.shape[1], len(prior), len(window.target))
-    block = Block(prior.shape[1], len(prior), True, window.clipped, share)
     taps = np.stack([hidden[column] for column in window.index.T], axis=2)  # (P, m, T)
-    block.add(taps.reshape(len(taps), -1), window.target, window.partner, 0)
-    fitted = block.solve(prior, prior_bias)
-    return Weights(first, first_bias, fitted.weight.astype(np.float32), fitted.bias.astype(np.float32))
+    sums = Sums.zeros(prior.shape[1], len(prior))
+    sums.update(taps.reshape(len(taps), -1), window.target - window.partner)
+    moments = sums.centred()
+    weight = RidgeFactor(moments.gram, START_RIDGE).solve(moments.cross, prior)
+    bias = moments.mean_y - weight @ moments.mean_x
+    return Weights(first, first_bias, weight.astype(np.float32), bias.astype(np.float32))

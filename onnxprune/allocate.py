@@ -1,4 +1,7 @@
-"""A budget to widths: the same share from every group, or the least damage to the outputs (methods.md §10)."""
+"""A budget to widths: the same share from every group, or the least damage to the outputs (docs/methods.md, *Budget*).
+
+The Lagrangian relaxation of a separable allocation under one budget is that of Shoham & Gersho 1988.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

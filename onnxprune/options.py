@@ -133,4 +133,4 @@ def config_text(config: Config, files: Files) -> str:
     inputs = {name: getattr(files, name) for name in ("calib", "eval", "metric")}
     used = {**inputs, **config.model_dump(mode="json")}
     kept = {name: value for name, value in used.items() if value not in (None, {}, [])}
-    return str(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+    return str(yaml.safe_dump(kept, sort_keys=False))

@@ -76,7 +76,7 @@ def _run(
         prepared = prepare(loaded.model, data, settings, fold)
     layers, wave = layers_in_order(prepared.analysis)
     layers = [layer for layer in layers if layer.name not in prepared.frozen and layer.bias is not None]
-    sampling = Sampling(data.source.samples, prepared.analysis.trace, settings.seed)
+    sampling = Sampling(data.source.samples, data.batches, len(layers), prepared.analysis.trace, settings.seed)
     collected = _collect(prepared, layers, data, sampling, stages) if fold else None
     scored = _score(prepared, collected, settings, stages)
     chosen, keep, refused = _choose(prepared, scored, layers, data, settings, stages)

@@ -37,6 +37,7 @@ class Data:
     sample: Mapping[str, Array]
     axes: Mapping[str, int | None]
     fixed_batch: bool
+    batches: int
     guesses: tuple[str, ...]
 
 
@@ -73,7 +74,8 @@ def open_data(model: ir.Model, calib: object, config: Config, matched: bool = Tr
     sample = first if fixed_batch(opened.specs) else cut(first, axes, 0, min(TRACE_BATCH, batch_of(first, axes)))
     solve = Window(source, axes, 0, source.samples - apart)
     judge = Window(source, axes, source.samples - (apart or min(source.samples, HELD_OUT)), source.samples)
-    return Data(solve, judge, apart > 0, sample, axes, fixed_batch(opened.specs) is not None, tuple(opened.guesses))
+    batches = -(-solve.samples // batch_of(first, axes))
+    return Data(solve, judge, apart > 0, sample, axes, fixed_batch(opened.specs) is not None, batches, tuple(opened.guesses))
 
 
 def _apart(available: int, wanted: int, batch: int) -> int:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxprune.adjust import adjust_first
 from onnxprune.calibration.collect import WIDEST_GRAM, Collected
 from onnxprune.calibration.frontier import Frontier
-from onnxprune.calibration.rows import position_count, read, written
+from onnxprune.calibration.rows import read, written
 from onnxprune.calibration.sampling import Sampling
 from onnxprune.calibration.source import Source
 from onnxprune.dependency import Analysis, Keep
@@ -57,20 +57,32 @@ def rebuild(
         touched = [layer for layer in touched if not np.all(keep[layer.linear.features])]
     frontier = Frontier(model, {value.name or "": number for value, number in wave.items()}, source)
     pairs = find_pairs(layers) if mode == "lsq" else {}
+    needs = _batches(touched, sampling)
     done: list[Rebuilt] = []
-    for number in range(max((layer.wave for layer in touched), default=-1) + 1):
+    for number, batches in enumerate(needs):
         ready = [layer for layer in touched if layer.wave == number]
         for pair in (pairs[layer.name] for layer in ready if layer.name in pairs):
             adjust_first(pair, len(pairs), keep, values, frontier, collected, sampling)
         blocks = {layer.name: _blocks(layer, keep, sampling) for layer in ready}
         wanted = {v.name or "" for layer in ready for v in (layer.linear.x, layer.partner) if v is not None}
-        for batch, activations in enumerate(frontier.step(number, sorted(wanted))):
-            for layer in ready:
+        for batch, activations in enumerate(frontier.step(number, batches, sorted(wanted))):
+            for layer in (layer for layer in ready if batch < sampling.used(layer.linear)):
                 targets = collected.targets[layer.name][batch]
                 _add(layer, keep, blocks[layer.name], targets, activations, sampling, batch)
         done += [_solve(layer, keep, blocks[layer.name], values, mode) for layer in ready]
         tick()
     return model, done, frontier.peak_bytes + collected.disk_bytes
+
+
+def _batches(layers: Sequence[Layer], sampling: Sampling) -> list[int]:
+    """How many batches each step runs: what its layers need, and no batch leaves that a later step wants again."""
+    steps = max((layer.wave for layer in layers), default=-1) + 1
+    needs = [max((sampling.used(x.linear) for x in layers if x.wave == step), default=0) for step in range(steps)]
+    have = 0
+    for step in range(steps):
+        have = max(needs[step], min(have, max(needs[step:])))
+        needs[step] = have
+    return needs
 
 
 def downstream(analysis: Analysis, keep: Keep) -> set[ir.Value]:
@@ -84,13 +96,11 @@ def downstream(analysis: Analysis, keep: Keep) -> set[ir.Value]:
 
 def _blocks(layer: Layer, keep: Keep, sampling: Sampling) -> list[Block]:
     linear = layer.linear
-    share = sampling.share(linear)
-    shape = sampling.trace.shape(linear.x)
-    rows = int(position_count(linear, shape) / sampling.trace.batch * sampling.samples * share)
+    rows = int(sampling.rows(linear))
     made = []
     for features, outputs in zip(keep[linear.features], keep[linear.outputs], strict=True):
         width, height = int(features.sum()), int(outputs.sum())
-        stays = reservoir_share(width, height, rows)
+        stays = reservoir_share(width, height, rows, sampling.layers)
         made.append(Block(width, height, width <= WIDEST_GRAM, layer.clipped, stays))
     return made
 

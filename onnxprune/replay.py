@@ -68,7 +68,7 @@ def _rebuilt(
     assert config.rebuild != "none"
     layers, wave = layers_in_order(prepared.analysis)
     layers = [layer for layer in layers if layer.name not in prepared.frozen and layer.bias is not None]
-    sampling = Sampling(data.source.samples, prepared.analysis.trace, config.seed)
+    sampling = Sampling(data.source.samples, data.batches, len(layers), prepared.analysis.trace, config.seed)
     with stages.stage("collect") as tick:
         collected = collect(prepared.analysis.model, layers, frozenset(), data.source, sampling, tick)
     with stages.stage("rebuild", max((layer.wave for layer in layers), default=0) + 1) as tick:

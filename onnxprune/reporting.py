@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.choose import Chosen, budget_of
-from onnxprune.config import Config
+from onnxprune.choose import CAREFUL, Chosen, budget_of
+from onnxprune.config import BUDGETS, Config
 from onnxprune.costs import cost_model
 from onnxprune.measure import Measured
 from onnxprune.model_io import Loaded
@@ -35,13 +35,13 @@ class Outcome:
 
 
 def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, plan: Plan, outcome: Outcome) -> Report:
-    """Gather the report; totals are counted from the graph at the widths before and after."""
+    """Gather the report. Totals: of the model as it came (before BatchNorm was folded), and at the widths after."""
     kept = {group.name: len(group.kept) for group in plan.groups}
     errors = dict(zip(outcome.chosen.names, outcome.chosen.errors, strict=True))
     costs = cost_model(prepared.analysis)
     widths = np.array([kept.get(group.name, group.width) for group in prepared.analysis.groups], np.int64)
-    before = _totals(costs.macs(costs.full), costs.params(costs.full), prepared.original)
-    after = _totals(costs.macs(widths), costs.params(widths), outcome.model)
+    before = _totals(costs.macs(costs.full), prepared.original)
+    after = _totals(costs.macs(widths), outcome.model)
     groups = tuple(
         GroupReport(
             name=g.name,
@@ -82,8 +82,10 @@ def _allocation(chosen: Chosen, config: Config) -> str:
     return chosen.allocation + (" (asked for)" if "allocate" in config.model_fields_set else " (the default)")
 
 
-def _totals(macs: np.ndarray, params: np.ndarray, model: ir.Model) -> Totals:
-    return Totals(macs=round(float(macs)), params=round(float(params)), bytes=tensor_bytes(model))
+def _totals(macs: np.ndarray, model: ir.Model) -> Totals:
+    constants = (v.const_value for v in model.graph.initializers.values())
+    params = sum(tensor.size for tensor in constants if tensor is not None)
+    return Totals(macs=round(float(macs)), params=params, bytes=tensor_bytes(model))
 
 
 def _budget(config: Config, data: Data, groups: Sequence[GroupReport], before: Totals, after: Totals) -> Budget:
@@ -109,9 +111,8 @@ def _calibrated(data: Data, outcome: Outcome) -> Calibrated:
 def _notes(config: Config, data: Data) -> tuple[str, ...]:
     if not data.source.synthetic:
         return ()
-    budget = (
-        "" if any((config.macs, config.params, config.speedup, config.ratio)) else " The budget is the careful 0.75."
-    )
+    given = config.ratios or any(getattr(config, name) is not None for name in BUDGETS)
+    budget = "" if given else f" The budget is the careful {CAREFUL}."
     return (
         "No real data was seen: the layers were judged and solved on synthetic inputs, which costs accuracy "
         f"(docs/methods.md has figures). Give --calib a few hundred real inputs.{budget}",

@@ -15,6 +15,7 @@ from onnxprune.dependency import Analysis
 from onnxprune.graph import array_of
 from onnxprune.grouping import Group
 from onnxprune.op_rules.facts import Linear
+from onnxprune.parallel import each
 from onnxprune.weights import to_matrix
 
 Tick = Callable[[], None]
@@ -54,31 +55,34 @@ def score(
     tick: Tick = lambda: None,
 ) -> list[Scored]:
     """Let the criterion rank the units of each group."""
-    statistics = collected.statistics if collected is not None else {}
-    moments = _Moments(statistics)
-    scored = []
-    for number, group in enumerate(groups):
+    moments = _Moments(collected.statistics if collected is not None else {}, groups)
+
+    def rank(numbered: tuple[int, Group]) -> Scored:
+        number, group = numbered
         readers = [(linear, block) for linear in group.readers for block in range(linear.groups)]
-        made = [moments.reader(group, linear, block, analysis.units) for linear, block in readers]
-        pairs = [(reader, held) for reader, held in made if np.any(reader.channel >= 0)]
+        made = [(*moments.reader(group, linear, block, analysis.units), block) for linear, block in readers]
+        reading = [found for found in made if np.any(found[0].channel >= 0)]
         writers = tuple(_writer(group, linear) for linear in group.writers)
-        problem = Problem(group.name, group.width, tuple(r for r, _ in pairs), writers, group.rows, seed + number)
-        judges = tuple(
-            Judge(reader, held, block)
-            for (reader, held), (_, block) in zip(made, readers, strict=True)
-            if held is not None and np.any(reader.channel >= 0)
-        )
-        scored.append(Scored(group, problem, criterion.select(problem, options), judges))
+        own = tuple(reader for reader, _, _ in reading)
+        problem = Problem(group.name, group.width, own, writers, group.rows, seed + number)
+        judges = tuple(Judge(reader, held, block) for reader, held, block in reading if held is not None)
+        selection = criterion.select(problem, options)
         tick()
-    return scored
+        return Scored(group, problem, selection, judges)
+
+    return each(rank, enumerate(groups))
 
 
 class _Moments:
-    """Centred moments of the layers, made once each."""
+    """Centred moments of the layers that read these groups, made once each."""
 
-    def __init__(self, statistics: Mapping[str, LayerStatistics]) -> None:
+    def __init__(self, statistics: Mapping[str, LayerStatistics], groups: Sequence[Group]) -> None:
         self._statistics = statistics
-        self._made: dict[tuple[str, int], tuple[Moments, Moments]] = {}
+        linears = {linear.node.name or "": linear for group in groups for linear in group.readers}
+        narrow = [linear for name, linear in linears.items() if name in statistics and statistics[name].solve]
+        blocks = [(linear, block) for linear in narrow for block in range(linear.groups)]
+        made = each(lambda one: _centred(statistics[one[0].node.name or ""], *one), blocks)
+        self._made = {(linear.node.name or "", block): pair for (linear, block), pair in zip(blocks, made, strict=True)}
 
     def reader(self, group: Group, linear: Linear, block: int, units: int) -> tuple[Reader, Moments | None]:
         """One block of a layer as the criteria see it, and its held-out moments."""
@@ -90,20 +94,16 @@ class _Moments:
             return Reader(name, weight, None, channel), None
         if not found.solve:
             return Reader(name, weight, None, channel, found.variance.variance()[block]), None
-        solve, held = self._centred(name, block, weight)
+        solve, held = self._made[name, block]
         return Reader(name, weight, solve, channel), held
 
-    def _centred(self, name: str, block: int, weight: F64) -> tuple[Moments, Moments]:
-        key = name, block
-        if key not in self._made:
-            found = self._statistics[name]
-            held = found.held[block] if found.held[block].count else found.solve[block]
-            solve = found.solve[block] if found.solve[block].count else held
-            self._made[key] = (
-                solve.centred().with_linear_targets(weight),
-                held.centred().with_linear_targets(weight),
-            )
-        return self._made[key]
+
+def _centred(statistics: LayerStatistics, linear: Linear, block: int) -> tuple[Moments, Moments]:
+    """The moments to solve on and to judge on; each stands in for the other where that saw no row."""
+    weight = to_matrix(linear, array_of(linear.weight))[block].astype(np.float64)
+    solve, held = statistics.solve[block], statistics.held[block]
+    solve, held = (solve if solve.count else held), (held if held.count else solve)
+    return solve.centred().with_linear_targets(weight), held.centred().with_linear_targets(weight)
 
 
 def _positions(group: Group, units: int) -> npt.NDArray[np.intp]:

@@ -1,6 +1,6 @@
 """Fold BatchNormalization into the convolution before it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -11,7 +11,7 @@ from onnxprune.graph import Array, add_constant, array_of, replace_constant, sol
 def fold_batchnorm(model: ir.Model, convolutions: Collection[str]) -> ir.Model:
     """Scale the weights of the named convolutions by the BatchNormalization that alone reads them, and drop that.
 
-    A weight or a parameter that is computed, or that another node shares, is left as it is. The result computes the
+    Its vectors go too, unless something else reads them. A weight or a parameter that is computed, or that another node shares, is left as it is. The result computes the
     same in inference mode.
     """
     model = model.clone()
@@ -49,7 +49,18 @@ def _fold(graph: ir.Graph, conv: ir.Node, norm: ir.Node) -> None:
     else:
         give_bias(graph, conv, shifted)
     _rename_output(conv, norm)
+    vectors = [v for v in norm.inputs[1:5] if v is not None]
     graph.remove(norm, safe=True)
+    _drop_unread(graph, vectors)
+
+
+def _drop_unread(graph: ir.Graph, vectors: Sequence[ir.Value]) -> None:
+    """The runtime warns of every initializer that nothing reads; one that is listed as an input goes from there too."""
+    for value in dict.fromkeys(vectors):
+        if value.is_initializer() and not (value.uses() or value.is_graph_output()):
+            del graph.initializers[value.name or ""]
+            if value.is_graph_input():
+                graph.inputs.remove(value)
 
 
 def _scaled(conv: ir.Node, weight: Array, scale: Array) -> Array:
