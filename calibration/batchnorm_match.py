@@ -6,16 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.calibration.inputs import InputSpec, fixed_batch, is_image
+from onnxprune.calibration.inputs import is_image
 from onnxprune.calibration.leaves import Leaves
 from onnxprune.calibration.norm_moments import Norm, moments, norms_behind, open_moments
+from onnxprune.calibration.range_match import few, match_range, ranged
 from onnxprune.calibration.source import Source
 from onnxprune.calibration.synthetic import SyntheticSource
 from onnxprune.graph import Array
-
-# Centre and spread to try where the graph does not say what values mean: standardised, -1..1, 0..1, bytes less their
-# mean, bytes.
-RANGES = ((0.0, 1.0), (0.0, 0.5), (0.45, 0.25), (0.0, 64.0), (127.5, 64.0))
 
 _LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _DRAWS, _IMAGES = (6, 40), (4, 48)
@@ -41,26 +38,26 @@ def match(model: ir.Model, source: Source) -> Source:
     Synthetic images are scored at the input of every BatchNormalization behind an image input whose statistics are
     constants, and the best of some seeded random draws is taken where it is clearly nearer than the default: no
     gradients, a bounded number of images. (Yin et al., "Dreaming to Distill", CVPR 2020, fit pixels to the same
-    statistics.) A source of real data, or one for a model without such layers, comes back as it is.
+    statistics.) For a model without such layers the range alone is guessed. A source of real data comes back as it is.
     Raises BadInput where onnxruntime cannot run the model.
     """
     if not isinstance(source, SyntheticSource):
         return source
     norms = norms_behind(model, [spec.name for spec in source.specs if is_image(spec)])
     if not norms:
-        return source
-    session = open_moments(model, norms)
-    elements = moments(session, norms, _sized(source, _IMAGES[0]).batches()).elements
+        return match_range(model, source)
+    session = open_moments(model, [norm.value for norm in norms])
+    elements = moments(session, few(source, _IMAGES[0]).batches()).elements
     # Layers whose BatchNormalization was folded away are work too.
     elements *= max(1, sum(node.op_type in _LINEAR for node in model.graph) // len(norms))
     budget = plan_search(elements, source.samples)
 
     def distance(candidate: SyntheticSource) -> float:
-        found = moments(session, norms, _sized(candidate, budget.images).batches())
+        found = moments(session, few(candidate, budget.images).batches())
         return divergence(norms, found.each)
 
-    ranged = min((replace(source, specs=specs) for specs in _ranged(source.specs)), key=distance)
-    best = _search(ranged, distance, budget.draws)
+    near = min((replace(source, specs=specs) for specs in ranged(source.specs).values()), key=distance)
+    best = _search(near, distance, budget.draws)
     layers = f"{len(norms)} BatchNorm layer{'s' if len(norms) > 1 else ''}"
     return replace(best, description=f"{source.description}; dead leaves, matched to {layers}")
 
@@ -105,20 +102,6 @@ def _search(start: SyntheticSource, distance: Callable[[SyntheticSource], float]
     return best if lowest < _BETTER * given else start
 
 
-def _ranged(specs: tuple[InputSpec, ...]) -> list[tuple[InputSpec, ...]]:
-    """The inputs with each range that the values of images may have; only as they are where the graph tells."""
-
-    def told(spec: InputSpec) -> bool:
-        return not is_image(spec) or spec.dtype == np.uint8 or (spec.centre, spec.spread) != RANGES[0]
-
-    if all(told(spec) for spec in specs):
-        return [specs]
-    return [
-        tuple(spec if told(spec) else replace(spec, centre=centre, spread=spread) for spec in specs)
-        for centre, spread in RANGES
-    ]
-
-
 def _anywhere(rng: np.random.Generator) -> Leaves:
     return Leaves(
         gain=float(np.exp(rng.uniform(np.log(0.3), np.log(1.6)))),
@@ -138,11 +121,3 @@ def _about(leaves: Leaves, rng: np.random.Generator) -> Leaves:
         shapes=min(max(round(leaves.shapes * float(np.exp(0.4 * shapes))), 6), 120),
         contrast=min(max(leaves.contrast + 0.1 * contrast, 0.0), 0.7),
     )
-
-
-def _sized(source: SyntheticSource, images: int) -> SyntheticSource:
-    """The first images of the source, as many as asked for; whole batches where the model insists on their size."""
-    fixed = fixed_batch(source.specs)
-    if fixed is not None:
-        return replace(source, samples=-(-images // fixed) * fixed)
-    return replace(source, samples=images, batch_size=min(images, source.batch_size))

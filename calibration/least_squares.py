@@ -13,6 +13,8 @@ from onnxprune.parallel import each
 
 Index = NDArray[np.intp]
 RIDGES = (1e-3, 1e-2, 1e-1)
+AS_GOOD = 1.02
+"""Errors this near tell nothing; the stronger ridge stays nearer to the trained weights."""
 _SMALLEST_RIDGE = 1e-10
 
 
@@ -58,13 +60,15 @@ def held_out_error(solve: Moments, held: Moments, weight: F64, kept: Index) -> f
 def choose_ridge(
     solve: Moments, held: Moments, prior: F64, kept: Index, candidates: Sequence[float] = RIDGES
 ) -> tuple[float, F64]:
-    """The relative ridge with the least held-out error, and the weight (n, F') it gives."""
+    """The strongest relative ridge whose held-out error is within a fiftieth of the least, and the weight (n, F')."""
 
     def judged(rho: float) -> tuple[float, float, F64]:
         weight = refit(solve.gram, solve.cross, prior, kept, rho)
         return held_out_error(solve, held, weight, kept), rho, weight
 
-    _, rho, weight = min(each(judged, candidates), key=lambda fit: fit[0])
+    fits = each(judged, candidates)
+    least = min(error for error, _, _ in fits)
+    _, rho, weight = max((fit for fit in fits if fit[0] <= AS_GOOD * least), key=lambda fit: fit[1], default=fits[-1])
     return rho, weight
 
 

@@ -1,4 +1,4 @@
-"""What BatchNormalizations read: mean and variance per channel, computed inside onnxruntime."""
+"""What layers read: mean and variance per channel, computed inside onnxruntime; the statistics BatchNorms keep."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Norm:
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Mean and variance (C,) of each value, in the order of the layers; `elements` of all of them in one sample."""
+    """Mean and variance (C,) of each value, in the order asked for; `elements` of all of them in one sample."""
 
     each: list[tuple[Array, Array]]
     elements: int
@@ -49,39 +49,43 @@ def norms_behind(model: ir.Model, inputs: Sequence[str]) -> list[Norm]:
     return found
 
 
-def open_moments(model: ir.Model, norms: Sequence[Norm]) -> "ort.InferenceSession":
-    """Open a session that computes, of the value each layer normalises, what `moments` reads; no layer after the last.
+def open_moments(model: ir.Model, values: Sequence[str]) -> "ort.InferenceSession":
+    """Open a session that computes, of each named value (N, C, …), what `moments` reads; no layer after the last.
 
     Raises BadInput where onnxruntime cannot load the model.
     """
     probed = model.clone()
-    values = ir.convenience.create_value_mapping(probed.graph, include_subgraphs=False)
+    known = ir.convenience.create_value_mapping(probed.graph, include_subgraphs=False)
     # Pooled as (N, C, -1): of all ways to average over the positions this is the one that every opset spells alike.
     planes = add_constant(probed.graph, "onnxprune_planes", np.array((0, 0, -1)))
     names: list[str] = []
-    for at, norm in enumerate(norms):
+    for at, value in enumerate(values):
         outputs = [f"onnxprune_{part}_{at}" for part in _PARTS]
-        probed.graph.extend(_probe(values[norm.value], planes, outputs))
+        probed.graph.extend(_probe(known[value], planes, outputs))
         names += outputs
     return open_session(probed, outputs=names)
 
 
-def moments(session: "ort.InferenceSession", norms: Sequence[Norm], batches: Iterable[Mapping[str, Array]]) -> Moments:
+def moments(session: "ort.InferenceSession", batches: Iterable[Mapping[str, Array]]) -> Moments:
     """Run all batches and pool the moments over samples and positions.
 
     Raises BadInput where onnxruntime cannot run the model.
     """
-    sums = [(np.zeros_like(norm.mean), np.zeros_like(norm.mean)) for norm in norms]
+    count = len(session.get_outputs()) // len(_PARTS)
+    sums: list[tuple[Array, Array]] = [(np.zeros(()), np.zeros(()))] * count
     rows, elements = 0, 0
     for feeds in batches:
         out = run(session, feeds)
-        found = [[out[f"onnxprune_{part}_{at}"] for part in _PARTS] for at in range(len(norms))]
-        for total, parts in zip(sums, found, strict=True):
-            for into, part in zip(total, parts, strict=False):
-                into += part.sum((0, 2), dtype=np.float64)
+        found = [[out[f"onnxprune_{part}_{at}"] for part in _PARTS] for at in range(count)]
+        sums = [(a + _total(mean), b + _total(square)) for (a, b), (mean, square, _) in zip(sums, found, strict=True)]
         rows += len(found[0][0])
         elements += sum(int(size) for _, _, size in found)
     return Moments([(a / rows, np.maximum(b / rows - (a / rows) ** 2, 0)) for a, b in sums], elements // rows)
+
+
+def _total(planes: Array) -> Array:
+    total: Array = planes.sum((0, 2), dtype=np.float64)
+    return total
 
 
 def _norm(node: ir.Node) -> Iterator[Norm]:

@@ -10,10 +10,11 @@ import numpy as np
 from onnxprune.allocate import Choice, Cost, Widths, least_damage, uniform
 from onnxprune.calibration.window import batch_of, cut
 from onnxprune.config import Config
-from onnxprune.costs import CostModel, runtime_cost
+from onnxprune.costs import CostModel, Float, runtime_cost
 from onnxprune.dependency import Analysis, Group
 from onnxprune.graph import Array
 from onnxprune.layers import Layer
+from onnxprune.parallel import each
 from onnxprune.prepare import Data, matches
 from onnxprune.probe import Prober, open_prober
 from onnxprune.scoring import Scored
@@ -22,8 +23,10 @@ from onnxprune.widths import allowed_widths, nearest_width
 Tick = Callable[[], None]
 BudgetKind = Literal["macs", "params", "ratio", "ratios"]
 PROBE_MACS = 2e11
-"""Multiply–adds that the probes of a small model may cost: a few seconds. A large one gets one pass over its data."""
+"""Multiply–adds that the probes of a small model may cost: a few seconds. A large one gets half a pass over its data."""
 MOST_WIDTHS, MOST_INPUTS, FEW_INPUTS = 7, 128, 16
+PADDING = 3 / 8
+"""How much of what the runtime pads counts against the budget."""
 SHARED_FACTOR = 4.0
 """Measured on ResNet-20 (docs/decisions): with 1 the streams are cut, and 0.5 points of accuracy are lost."""
 CAREFUL, USUAL = 0.75, 0.5
@@ -78,18 +81,20 @@ def choose(
         taken = [w[0] if len(w) == 1 else nearest_width(w, w[-1] * (1 - rate)) for w in candidates]
         return Chosen(names, np.array(taken, np.int64), _errors(scored, taken), "the same share of every group")
     cost = _cost(analysis, groups, costs, kind, config, align)
-    measured = all(one.judges for one in scored)
-    if config.allocate == "uniform" or not measured:
+    priced = [w if one.judges else w[-1:] for one, w in zip(scored, candidates, strict=True)]
+    least = np.array([w[0] for w in priced], np.int64)
+    if config.allocate == "uniform" or float(cost(least)) > share:
         widths = uniform(candidates, cost, share)
-        why = "asked for" if config.allocate == "uniform" else "no statistics were collected to price groups with"
+        why = "asked for" if config.allocate == "uniform" else "the groups with statistics to price are not enough"
         return Chosen(names, widths, _errors(scored, widths), f"uniform: {why}")
+    candidates = priced
     count, inputs = _probe_size(len(scored), data, float(costs.macs(costs.full)))
     prober = open_prober(analysis, layers, scored, _probe_feeds(data, inputs))
     damage = [_damage(prober, one, w, count, tick) for one, w in zip(scored, candidates, strict=True)]
-    priced = [
+    choices = [
         Choice(w, [d * _shared(one.group) for d in own]) for one, w, own in zip(scored, candidates, damage, strict=True)
     ]
-    widths = least_damage(priced, cost, share)
+    widths = least_damage(choices, cost, share)
     return Chosen(names, widths, _errors(scored, widths), "global: the outputs suffer least, by a probe of each group")
 
 
@@ -110,8 +115,8 @@ def _candidates(group: Group, config: Config, align: int) -> list[int]:
 def _cost(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: str, config: Config, align: int) -> Cost:
     """The budget's count as a function of the open groups' widths, as a share of the original.
 
-    With `--align auto` multiply–adds count half as they are and half as the runtime's blocks pad them, but never
-    less than they are: measured, a layer narrower than its block costs about that (docs/decisions).
+    With `--align auto` a part of the multiply–adds that the runtime's blocks add counts too: measured, a layer
+    narrower than its block costs something between its own and its padded size (docs/decisions).
     """
     count = costs.macs if kind == "macs" else costs.params
     padded = runtime_cost(analysis, align)
@@ -125,15 +130,18 @@ def _cost(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: s
         share = count(every) / whole
         if kind != "macs" or config.align != "auto" or not whole_padded:
             return share
-        return np.maximum(share, (share + padded(every) / whole_padded) / 2)
+        return np.maximum(share, share + PADDING * (padded(every) / whole_padded - share))
 
     return cost
 
 
 def _errors(scored: Sequence[Scored], widths: Sequence[int] | Widths) -> tuple[float | None, ...]:
-    return tuple(
-        float(one.errors([int(width)])[0]) if one.judges else None for one, width in zip(scored, widths, strict=True)
-    )
+
+    def error(pair: tuple[Scored, int]) -> float | None:
+        one, width = pair
+        return float(one.errors([int(width)])[0]) if one.judges else None
+
+    return tuple(each(error, zip(scored, widths, strict=True)))
 
 
 def _damage(prober: Prober, scored: Scored, widths: Sequence[int], count: int, tick: Tick) -> list[float]:
@@ -146,7 +154,7 @@ def _damage(prober: Prober, scored: Scored, widths: Sequence[int], count: int, t
 
 def _probe_size(groups: int, data: Data, macs: float) -> tuple[int, int]:
     """(widths a group, inputs): as many as the budget of multiply–adds allows; half the network is run each time."""
-    allowance = max(PROBE_MACS, data.source.samples * macs)
+    allowance = max(PROBE_MACS, data.source.samples * macs / 2)
     runs = allowance / max(macs / 2, 1.0) / max(groups, 1)
     widths = int(np.clip(runs / FEW_INPUTS, 1, MOST_WIDTHS))
     return widths, int(np.clip(runs / widths, 4, MOST_INPUTS))
@@ -177,12 +185,22 @@ def _probe_feeds(data: Data, inputs: int) -> Mapping[str, Array]:
 
 
 def _priced(scored: Scored, widths: Sequence[int], probed: Sequence[int], seen: Sequence[float]) -> list[float]:
-    """damage(k) = layer error(k) × what the probes say one unit of it does; between the knots log-linear in k."""
+    """What the probes saw, and between them what the layers' error curve says, scaled to fit; log-linear in k."""
     if not probed:
         return [0.0 for _ in widths]
     knots = sorted({*_some(widths[:-1], MOST_WIDTHS), *probed})
-    errors = scored.errors(knots)
+    errors = _curve(scored, knots, complete=len(probed) == len(knots))
     at_probed = np.array([errors[knots.index(w)] for w in probed])
     rates = np.asarray(seen) / np.maximum(at_probed, 1e-12)
     damage = np.maximum(errors * np.interp(knots, probed, rates), 1e-12)
     return [*np.exp(np.interp(widths[:-1], knots, np.log(damage))).tolist(), 0.0]
+
+
+def _curve(scored: Scored, knots: Sequence[int], complete: bool) -> Float:
+    """The layers' error at each width: all probed, it cancels; else the criterion's own exact cost, or held out."""
+    if complete:
+        return np.ones(len(knots))
+    cost, full = scored.selection.cost, scored.group.width
+    if cost is not None:
+        return np.maximum(np.array([cost[full - k] for k in knots]) - cost[0], 1e-12)
+    return np.asarray(scored.errors(knots))

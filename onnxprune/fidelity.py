@@ -19,7 +19,8 @@ Metric = Callable[[Any], float]
 def compare(original: ir.Model, pruned: ir.Model, source: Source, held_out: bool) -> Fidelity:
     """Run both on the same inputs: ‖y − y₀‖/‖y₀‖ over all outputs, and top-1 agreement where there is one classifier.
 
-    Floating-point outputs are compared; each counts with its own norm, so that large numbers do not hide small ones.
+    Each output counts with its own norm, so that large numbers do not hide small ones; of one that is no floating-point
+    number (classes, ids) the root of the share of elements that differ counts.
     """
     first, second = open_session(original), open_session(pruned)
     errors: dict[str, Array] = {}
@@ -27,9 +28,8 @@ def compare(original: ir.Model, pruned: ir.Model, source: Source, held_out: bool
     for feeds in source.batches():
         a, b = run(first, feeds), run(second, feeds)
         for name in a:
-            if np.issubdtype(a[name].dtype, np.floating) and a[name].shape == b[name].shape:
-                x, y = a[name].astype(np.float64), b[name].astype(np.float64)
-                errors[name] = errors.get(name, np.zeros(2)) + np.array([np.sum((x - y) ** 2), np.sum(x**2)])
+            if a[name].shape == b[name].shape:
+                errors[name] = errors.get(name, np.zeros(2)) + _squares(a[name], b[name])
         classes = _classes(a)
         if classes is not None:
             agreed += int(np.sum(a[classes].argmax(-1) == b[classes].argmax(-1)))
@@ -43,6 +43,14 @@ def compare(original: ir.Model, pruned: ir.Model, source: Source, held_out: bool
         relative_error=mean,
         top1_agreement=agreed / counted if counted else None,
     )
+
+
+def _squares(expected: Array, found: Array) -> Array:
+    """Squared difference, and what to divide it by."""
+    if not np.issubdtype(expected.dtype, np.floating):
+        return np.array([np.sum(expected != found), expected.size], np.float64)
+    x, y = expected.astype(np.float64), found.astype(np.float64)
+    return np.array([np.sum((x - y) ** 2), np.sum(x**2)])
 
 
 def _classes(outputs: dict[str, Array]) -> str | None:

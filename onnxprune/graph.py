@@ -50,7 +50,10 @@ def add_constant(
     taken.add(unique)
     tensor = ir.tensor(np.ascontiguousarray(array).reshape(np.shape(array)), dtype=dtype, name=unique)
     value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    listed = len(graph.initializers) > 0 and all(v.is_graph_input() for v in graph.initializers.values())
     graph.register_initializer(value)
+    if listed:  # before IR 4 every initializer must be an input
+        graph.inputs.append(value)
     return value
 
 

@@ -71,8 +71,8 @@ def _run(
     with stages.stage("analyse"):
         loaded = load(model)
         judge = open_judge(loaded.model, eval, metric, settings)
-        data = open_data(loaded.model, calib, settings)
         fold = criterion.needs_data or settings.rebuild != "none"
+        data = open_data(loaded.model, calib, settings, matched=fold)
         prepared = prepare(loaded.model, data, settings, fold)
     layers, wave = layers_in_order(prepared.analysis)
     layers = [layer for layer in layers if layer.name not in prepared.frozen and layer.bias is not None]
@@ -102,7 +102,7 @@ def _run(
 def _collect(prepared: Prepared, layers: list[Layer], data: Data, sampling: Sampling, stages: Stages) -> Collected:
     """Sweep 1."""
     readers = frozenset(linear.node.name or "" for group in prepared.groups for linear in group.readers)
-    with stages.stage("collect", data.source.samples) as tick:
+    with stages.stage("collect", data.batches) as tick:
         return collect(prepared.analysis.model, layers, readers, data.source, sampling, tick)
 
 
@@ -135,4 +135,4 @@ def _choose(
 
 def _nothing(prepared: Prepared, refused: dict[str, str]) -> str:
     closed = [f"{c.name} ({c.width}): {c.reason}" for c in prepared.closed] + [f"{n}: {r}" for n, r in refused.items()]
-    return "no channel of this model can go:\n  " + "\n  ".join(closed or ["it has no layer with a constant weight"])
+    return "no channel of this model can go: " + "; ".join(closed or ["it has no layer with a constant weight"])

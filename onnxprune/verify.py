@@ -21,8 +21,8 @@ FLOOR = 1e-30
 def prove(analysis: Analysis, slim: ir.Model, keep: Keep, feeds: Mapping[str, Array]) -> float:
     """The largest difference of any output, over the output's largest value.
 
-    Where an output collapses (a sigmoid at 1e-7) that ratio is rounding alone: one that exceeds what the dtype allows is
-    taken over the original model's largest value on these feeds instead, if that is larger.
+    Where an output collapses (a sigmoid at 1e-7) that ratio is rounding alone: one that exceeds what the dtype allows
+    is taken over the original model's largest value on these feeds instead, if that is larger.
 
     Raises ProofFailed where it exceeds what the dtype allows all the same, an output's name, dtype or shape changed,
     infinities or NaN moved, or the slim model does not run.

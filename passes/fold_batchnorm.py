@@ -11,8 +11,8 @@ from onnxprune.graph import Array, add_constant, array_of, replace_constant, sol
 def fold_batchnorm(model: ir.Model, convolutions: Collection[str]) -> ir.Model:
     """Scale the weights of the named convolutions by the BatchNormalization that alone reads them, and drop that.
 
-    Its vectors go too, unless something else reads them. A weight or a parameter that is computed, or that another node shares, is left as it is. The result computes the
-    same in inference mode.
+    Its vectors go too, unless something else reads them. A weight or a parameter that is computed, or that another node
+    shares, is left as it is. The result computes the same in inference mode.
     """
     model = model.clone()
     for node in list(model.graph):

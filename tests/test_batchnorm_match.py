@@ -12,6 +12,7 @@ from onnxprune.calibration.batchnorm_match import Budget, divergence, match, pla
 from onnxprune.calibration.images import ImageOptions
 from onnxprune.calibration.leaves import Leaves
 from onnxprune.calibration.norm_moments import Norm, moments, norms_behind, open_moments
+from onnxprune.calibration.range_match import RANGES
 from onnxprune.calibration.source import Source, input_specs, open_source
 from onnxprune.calibration.synthetic import SyntheticSource
 
@@ -68,7 +69,7 @@ def trained(leaves: Leaves, centre: float = 0.0, spread: float = 1.0) -> ir.Mode
 
 def read(model: ir.Model, source: Source) -> list[tuple[np.ndarray, np.ndarray]]:
     norms = norms_behind(model, ["x"])
-    return moments(open_moments(model, norms), norms, source.batches()).each
+    return moments(open_moments(model, [norm.value for norm in norms]), source.batches()).each
 
 
 def score(model: ir.Model, source: Source) -> float:
@@ -97,7 +98,7 @@ def test_matching_is_the_same_each_time():
 
 
 @pytest.mark.usefixtures("brief")
-@pytest.mark.parametrize(("centre", "spread"), batchnorm_match.RANGES)
+@pytest.mark.parametrize(("centre", "spread"), RANGES)
 def test_matching_finds_the_range_of_the_values(centre: float, spread: float):
     model = trained(Leaves(), centre, spread)
     matched = match(model, made(model))
@@ -126,9 +127,9 @@ def test_moments_are_those_of_the_activations_whatever_the_batches():
     norms = norms_behind(model, ["x"])
     assert [norm.value for norm in norms] == ["a", "b"]
     assert norms[0].epsilon == pytest.approx(1e-3)
-    session = open_moments(model, norms)
+    session = open_moments(model, [norm.value for norm in norms])
     for batch_size in (3, 20):
-        found = moments(session, norms, replace(source, batch_size=batch_size).batches())
+        found = moments(session, replace(source, batch_size=batch_size).batches())
         assert found.elements == 6 * 14 * 14 + 8 * 6 * 6
         for (mean, variance), each in zip(found.each, activations, strict=True):
             np.testing.assert_allclose(mean, each.mean((0, 2, 3)), atol=1e-5)
@@ -216,15 +217,15 @@ def test_the_search_is_bounded_for_every_size_of_model():
 def test_the_search_judges_no_more_pictures_than_planned(monkeypatch: pytest.MonkeyPatch):
     model, seen = network(), []
 
-    def counted(session: object, norms: list[Norm], batches: object) -> object:
+    def counted(session: object, batches: object) -> object:
         feeds = list(batches)  # type: ignore[call-overload]
         seen.append(sum(len(feed["x"]) for feed in feeds))
-        return moments(session, norms, feeds)  # type: ignore[arg-type]
+        return moments(session, feeds)  # type: ignore[arg-type]
 
     monkeypatch.setattr(batchnorm_match, "moments", counted)
     monkeypatch.setattr(batchnorm_match, "plan_search", lambda elements, samples: Budget(6, 5))
     match(model, made(model))
-    assert seen == [4] + [5] * (len(batchnorm_match.RANGES) + 6)
+    assert seen == [4] + [5] * (len(RANGES) + 6)
 
 
 @pytest.mark.usefixtures("brief")

@@ -1,0 +1,87 @@
+"""Counts of multiply–adds and parameters agree with those of the model that is written."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graph_text import Weights, model_from_text
+from model_counts import macs, params
+from removal import Case, analysed, proto, some_of
+from topologies import TOPOLOGIES
+
+from onnxprune.costs import cost_model, runtime_cost
+from onnxprune.passes.remove import remove
+
+CONVOLUTIONAL = ["resnet-text", "vgg-text", "inception-text", "mobilenet-v2-text", "densenet-text"]
+
+
+def widths(case: Case, kept: np.ndarray) -> np.ndarray:
+    return np.array([np.count_nonzero(kept[group.units]) for group in case.analysis.groups])
+
+
+def cuts(case: Case, count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(5)
+    drawn = [{group.name: some_of(group, rng) for group in case.analysis.groups} for _ in range(count)]
+    return [case.analysis.keep_without(removed) for removed in drawn]
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_counts_are_those_of_the_model_that_is_written(name: str) -> None:
+    case = analysed(TOPOLOGIES[name]())
+    costs = cost_model(case.analysis)
+    assert costs.macs(costs.full) == macs(proto(case.analysis.model))
+    for keep in cuts(case, 3):
+        slim = proto(remove(case.analysis, keep))
+        assert costs.params(widths(case, keep)) == pytest.approx(params(slim), abs=1e-6)
+        assert costs.macs(widths(case, keep)) == pytest.approx(macs(slim), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in TOPOLOGIES if name.endswith("-text")])
+def test_parameters_are_counted_in_every_topology(name: str) -> None:
+    case = analysed(TOPOLOGIES[name]())
+    costs = cost_model(case.analysis)
+    for keep in cuts(case, 2):
+        slim = remove(case.analysis, keep)
+        assert costs.params(widths(case, keep)) == pytest.approx(elements(slim), rel=0.01)
+
+
+def elements(model: ir.Model) -> int:
+    return sum(v.const_value.size for v in model.graph.initializers.values() if v.const_value is not None)
+
+
+def test_many_choices_are_counted_at_once() -> None:
+    case = analysed(TOPOLOGIES["resnet-text"]())
+    costs = cost_model(case.analysis)
+    choices = np.stack([widths(case, keep) for keep in cuts(case, 4)]).reshape(2, 2, -1)
+    for count in (costs.macs, costs.params):
+        assert count(choices).shape == (2, 2)
+        assert [float(count(choice)) for choice in choices.reshape(4, -1)] == count(choices).reshape(-1).tolist()
+
+
+def test_counts_are_of_one_sample_whatever_the_batch() -> None:
+    two, three = (cost_model(analysed(TOPOLOGIES["resnet-text"](), batch=batch).analysis) for batch in (2, 3))
+    assert two.macs(two.full) == three.macs(three.full)
+
+
+def test_a_product_of_activations_counts_and_stays() -> None:
+    body = "q = MatMul (x, q_w) k = MatMul (x, k_w) kt = Transpose <perm = [0, 2, 1]> (k) s = MatMul (q, kt)"
+    weights: Weights = {"q_w": (6, 4), "k_w": (6, 4)}
+    case = analysed(model_from_text("(float[N,5,6] x) => (float[N,5,5] s)", body, weights))
+    costs = cost_model(case.analysis)
+    assert costs.macs(costs.full) == 5 * 6 * 4 * 2 + 5 * 5 * 4
+
+
+def test_the_runtime_pads_outputs_always_and_inputs_from_one_block_on() -> None:
+    body = "h = Conv <pads = [1, 1, 1, 1]> (x, h_w) r = Relu (h) y = Conv (r, y_w)"
+    weights: Weights = {"h_w": (20, 3, 3, 3), "y_w": (5, 20, 1, 1)}
+    case = analysed(model_from_text("(float[N,3,4,4] x) => (float[N,5,4,4] y)", body, weights))
+    cost = runtime_cost(case.analysis, 8)
+    for width, inner, outer in ((20, 24, 24), (16, 16, 16), (9, 16, 16), (8, 8, 8), (7, 7, 8), (1, 1, 8)):
+        assert cost(np.array([width])) == 16 * (3 * outer * 9 + inner * 8)
+    assert cost(np.array([[20], [8]])).shape == (2,)
+    assert runtime_cost(case.analysis, 1)(np.array([7])) == cost_model(case.analysis).macs(np.array([7]))
+
+
+def test_depthwise_and_dense_layers_have_no_padded_cost() -> None:
+    case = analysed(TOPOLOGIES["mobilenet-v2-text"]())
+    plain = [x for x in case.analysis.linears if x.kind == "conv" and x.groups == 1]
+    assert len(runtime_cost(case.analysis, 8).scale) == len(plain) < len(case.analysis.linears)

@@ -1,0 +1,49 @@
+"""Pieces of work on all cores: the results in order, errors not lost."""
+
+import threading
+
+import pytest
+
+from onnxprune import parallel
+from onnxprune.parallel import cores, each
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_results_come_in_the_order_of_the_items(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: count)
+    assert each(lambda n: n * n, iter(range(50))) == [n * n for n in range(50)]
+    assert each(str, []) == []
+    assert each(str, [7]) == ["7"]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_first_error_is_raised(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: count)
+
+    def fail(number: int) -> int:
+        if number % 2:
+            raise ValueError(f"piece {number}")
+        return number
+
+    with pytest.raises(ValueError, match="piece 1"):
+        each(fail, range(6))
+
+
+def test_pieces_run_beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
+    meet = threading.Barrier(2, timeout=5)
+    assert each(lambda n: (meet.wait(), n)[1], [1, 2]) == [1, 2]
+
+
+def test_work_may_be_cut_up_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
+    assert each(lambda n: sum(each(lambda m: m * n, range(4))), range(4)) == [0, 6, 12, 18]
+
+
+def test_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cores() >= 1
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
+    assert cores() == 3
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert cores() == 1
