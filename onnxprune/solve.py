@@ -1,4 +1,4 @@
-"""Solve one layer again from its rows: least squares toward the original outputs (methods.md §0, §9)."""
+"""Solve one layer again from its rows: least squares toward the original outputs (docs/methods.md, *Rebuild*)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

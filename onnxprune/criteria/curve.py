@@ -1,4 +1,4 @@
-"""The held-out error of a group against its width, which budgets are allocated by (methods.md §0, §10)."""
+"""The held-out error of a group against its width, which budgets are allocated by (docs/methods.md, *Budget*)."""
 
 from __future__ import annotations
 

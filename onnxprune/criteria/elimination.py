@@ -1,7 +1,8 @@
-"""Block elimination of inputs from one refitted layer: what each removal costs, and what remains (methods.md §9).
+"""Block elimination of inputs from one refitted layer: what each removal costs, and what remains.
 
 With H = G + ρI and W = (Cᵀ + ρW₀)H⁻¹, removing block j raises the objective by tr(W_j [(H⁻¹)_jj]⁻¹ W_jᵀ), and
-the elimination of the block from [H⁻¹; W] leaves the inverse and the refit of the rest (Optimal Brain Surgeon).
+the elimination of the block from [H⁻¹; W] leaves the inverse and the refit of the rest (Optimal Brain Surgeon: Hassibi
+& Stork 1993; by blocks: Frantar & Alistarh 2022).
 That is a Cholesky factorisation of H⁻¹ pivoted by cost. As in LAPACK's pstrf only the rows of the pivots and the
 diagonal blocks are kept up to date; the trailing matrix follows in one product a panel.
 """

@@ -1,4 +1,4 @@
-"""Structured Optimal Brain Surgeon with exact refit, the default (methods.md §9; Frantar & Alistarh 2022)."""
+"""Structured Optimal Brain Surgeon with exact refit, the default (Hassibi & Stork 1993; Frantar & Alistarh 2022)."""
 
 from __future__ import annotations
 
