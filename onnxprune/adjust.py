@@ -88,7 +88,9 @@ def _most_rows(pair: Pair, keep: Keep, pairs: int) -> float:
     return rows if rows >= LEAST_ROWS_PER_FEATURE * features else 0.0
 
 
-def _start(window: Window, first_weight: Array, first_bias_given: Array, pair: Pair, values: dict[str, ir.Value]) -> Weights:
+def _start(
+    window: Window, first_weight: Array, first_bias_given: Array, pair: Pair, values: dict[str, ir.Value]
+) -> Weights:
     """The first layer as it is, the second refitted to it on these rows."""
     second = pair.second
     prior = to_matrix(second.linear, array_of(values[second.linear.weight.name or ""]))[0].astype(np.float64)

@@ -106,5 +106,5 @@ def _unreachable(candidates: Sequence[Sequence[int]], cost: Cost, target: float)
     least = float(cost(np.array([w[0] for w in candidates], np.int64)))
     return BudgetNotMet(
         f"the budget of {target / full:.3f} of the original cannot be reached: with every open group at its least "
-        f"width {least / full:.3f} remain; `onnxprune inspect` tells what is closed and why, --align 1 allows finer ones"
+        f"width {least / full:.3f} remain; `onnxprune inspect` tells what is closed and why; --align 1 is finer"
     )

@@ -23,7 +23,7 @@ from onnxprune.widths import allowed_widths, nearest_width
 Tick = Callable[[], None]
 BudgetKind = Literal["macs", "params", "ratio", "ratios"]
 PROBE_MACS = 2e11
-"""Multiply–adds that the probes of a small model may cost: a few seconds. A large one gets half a pass over its data."""
+"""Multiply–adds that the probes of a small model may cost: a few seconds. A large one gets half a pass."""
 MOST_WIDTHS, MOST_INPUTS, FEW_INPUTS = 7, 128, 16
 PADDING = 3 / 8
 """How much of what the runtime pads counts against the budget."""

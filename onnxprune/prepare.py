@@ -75,7 +75,8 @@ def open_data(model: ir.Model, calib: object, config: Config, matched: bool = Tr
     solve = Window(source, axes, 0, source.samples - apart)
     judge = Window(source, axes, source.samples - (apart or min(source.samples, HELD_OUT)), source.samples)
     batches = -(-solve.samples // batch_of(first, axes))
-    return Data(solve, judge, apart > 0, sample, axes, fixed_batch(opened.specs) is not None, batches, tuple(opened.guesses))
+    fixed = fixed_batch(opened.specs) is not None
+    return Data(solve, judge, apart > 0, sample, axes, fixed, batches, tuple(opened.guesses))
 
 
 def _apart(available: int, wanted: int, batch: int) -> int:

@@ -87,9 +87,7 @@ class Block:
         new_bias = moments.mean_y - weight @ moments.mean_x
         return Solution(weight, new_bias, _error(judge, prior, bias), _error(judge, weight, new_bias))
 
-    def _reclip(
-        self, moments: Moments, factor: RidgeFactor, prior: F64, weight: F64, bias: F64
-    ) -> tuple[F64, F64]:
+    def _reclip(self, moments: Moments, factor: RidgeFactor, prior: F64, weight: F64, bias: F64) -> tuple[F64, F64]:
         """Alternate: where the target is clipped, ask only for what the layer does not give yet; refit; again."""
         x, target, offset = (np.concatenate(parts) for parts in zip(*self._kept, strict=True))
         centred = (x - moments.mean_x.astype(np.float32)).T

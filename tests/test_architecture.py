@@ -20,7 +20,7 @@ FOLDERS = {
 # From the ground up. A module imports from its own row and from the rows above it in this table, never from below.
 # A folder's name stands for all its modules.
 ROWS = {
-    "values": "version errors progress labels graph",
+    "values": "version errors progress parallel labels graph",
     "models": "atomic serialise model_check model_io runtime trace",
     "operators": "op_rules.*",
     "analysis": "units grouping sizes dependency weights layers costs widths plan",
@@ -39,7 +39,7 @@ GROUND = ("values", "models", "operators", "analysis")
 ONLY = {
     "passes": (*GROUND, "passes"),
     "calibration": (*GROUND, "sums", "calibration"),
-    "sums": ("sums",),
+    "sums": ("values", "sums"),
     "criteria": ("values", "sums", "criteria"),
 }
 BLIND = ("onnx", "onnx_ir", "onnxscript", "onnxruntime", "onnx_graphsurgeon", "torch")

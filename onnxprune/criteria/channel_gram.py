@@ -1,7 +1,8 @@
 """The channel Gram matrix: how the outputs that single units cause overlap.
 
 With x̂_i = Σ_{f∈i} x_f w_f, the part of a layer's output that unit i causes, A_ij = E⟨x̂_i, x̂_j⟩ and
-b_i = E⟨x̂_i, y⟩. It is C × C whatever the kernel, and it drives ThiNet (Luo et al. 2017), LASSO (He et al. 2017) and scaling exactly.
+b_i = E⟨x̂_i, y⟩. It is C × C whatever the kernel, and it drives ThiNet
+(Luo et al. 2017), LASSO (He et al. 2017) and scaling exactly.
 """
 
 from __future__ import annotations
