@@ -38,6 +38,7 @@ class Frontier:
         session = open_session(subgraph(self._model, self._inputs, outputs)) if outputs else None
         for feeds in islice(self._source.batches(), self._have, batches):
             here = {**feeds, **(run(session, feeds) if session is not None else {})}
+            self._note_types(here)
             for name, tape in self._tapes.items():
                 tape.append(here[name])
         self._have = batches
@@ -71,6 +72,8 @@ class Frontier:
 
     def _run(self, number: int, batches: int, wanted: Sequence[str]) -> Iterator[dict[str, Array]]:
         """Yield the wanted values, and with step 0 the graph's inputs."""
+        if not batches:
+            return
         outputs = sorted(set(wanted) - self._known(number))
         needed = self._needed(number) if outputs else []
         session = open_session(subgraph(self._model, needed, outputs)) if outputs else None

@@ -1,4 +1,4 @@
-"""Refit of a linear layer on a kept set of its inputs: ridge toward the original weights (docs/methods.md, *Rebuild*)."""
+"""Refit of a linear layer on a kept set of its inputs: ridge toward the original weights (docs/methods.md)."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Sampling:
         """Ten rows a feature, and as many more as cost next to nothing; never more than there are."""
         features, outputs = linear.features.shape[1], linear.outputs.shape[1]
         cheap = min(ALL_PRODUCTS / features**2, ALL_NUMBERS / (features + outputs)) / linear.groups / self.layers
-        return min(self._all(linear), max(LEAST_ROWS_PER_FEATURE * features, cheap))
+        return float(min(self._all(linear), max(LEAST_ROWS_PER_FEATURE * features, cheap)))
 
     def used(self, linear: Linear) -> int:
         """How many of the batches the layer needs, from the first on."""

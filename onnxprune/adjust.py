@@ -88,18 +88,16 @@ def _most_rows(pair: Pair, keep: Keep, pairs: int) -> float:
     return rows if rows >= LEAST_ROWS_PER_FEATURE * features else 0.0
 
 
-def _start(
-    window: Window, first_weight: Array, first_bias_given: Array, pair: Pair, values: dict[str, ir.Value]
-) -> Weights:
+def _start(window: Window, weight: Array, bias: Array, pair: Pair, values: dict[str, ir.Value]) -> Weights:
     """The first layer as it is, the second refitted to it on these rows."""
     second = pair.second
     prior = to_matrix(second.linear, array_of(values[second.linear.weight.name or ""]))[0].astype(np.float64)
-    first, first_bias = first_weight.astype(np.float32), first_bias_given.astype(np.float32).reshape(-1)
+    first, first_bias = weight.astype(np.float32), bias.astype(np.float32).reshape(-1)
     hidden = window.hidden(first, first_bias)[0]
     taps = np.stack([hidden[column] for column in window.index.T], axis=2)  # (P, m, T)
     sums = Sums.zeros(prior.shape[1], len(prior))
     sums.update(taps.reshape(len(taps), -1), window.target - window.partner)
     moments = sums.centred()
-    weight = RidgeFactor(moments.gram, START_RIDGE).solve(moments.cross, prior)
-    bias = moments.mean_y - weight @ moments.mean_x
-    return Weights(first, first_bias, weight.astype(np.float32), bias.astype(np.float32))
+    fitted = RidgeFactor(moments.gram, START_RIDGE).solve(moments.cross, prior)
+    intercept = moments.mean_y - fitted @ moments.mean_x
+    return Weights(first, first_bias, fitted.astype(np.float32), intercept.astype(np.float32))

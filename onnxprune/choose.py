@@ -202,5 +202,5 @@ def _curve(scored: Scored, knots: Sequence[int], complete: bool) -> Float:
         return np.ones(len(knots))
     cost, full = scored.selection.cost, scored.group.width
     if cost is not None:
-        return np.maximum(np.array([cost[full - k] for k in knots]) - cost[0], 1e-12)
+        return np.asarray(np.maximum(np.array([cost[full - k] for k in knots]) - cost[0], 1e-12))
     return np.asarray(scored.errors(knots))

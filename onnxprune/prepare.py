@@ -69,11 +69,13 @@ def open_data(model: ir.Model, calib: object, config: Config, matched: bool = Tr
     )
     with _blamed(opened.guesses):
         source, axes = match(model, opened.source) if matched else opened.source, batch_axes(opened.specs)
-    apart = _apart(source.samples, wanted, fixed_batch(opened.specs) or 1)
+    size = fixed_batch(opened.specs) or 1
+    apart = _apart(source.samples, wanted, size)
+    judged = apart or max(size, min(source.samples, HELD_OUT) // size * size)
     first = next(iter(source.batches()))
     sample = first if fixed_batch(opened.specs) else cut(first, axes, 0, min(TRACE_BATCH, batch_of(first, axes)))
     solve = Window(source, axes, 0, source.samples - apart)
-    judge = Window(source, axes, source.samples - (apart or min(source.samples, HELD_OUT)), source.samples)
+    judge = Window(source, axes, source.samples - judged, source.samples)
     batches = -(-solve.samples // batch_of(first, axes))
     fixed = fixed_batch(opened.specs) is not None
     return Data(solve, judge, apart > 0, sample, axes, fixed, batches, tuple(opened.guesses))

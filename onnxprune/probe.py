@@ -1,6 +1,6 @@
 """What removals do to the outputs: end-to-end probes that price groups, and whole allocations, for the allocator.
 
-Methods.md §10: layer errors cannot be compared across layers. So channels are taken away, their readers refitted
+Layer errors cannot be compared across layers. So channels are taken away, their readers refitted
 from the statistics of sweep 1, and the network behind them run on a few inputs.
 """
 
@@ -15,7 +15,7 @@ from onnxprune.calibration.least_squares import refit
 from onnxprune.calibration.statistics import F64
 from onnxprune.criteria.curve import CURVE_RIDGE
 from onnxprune.dependency import Analysis
-from onnxprune.graph import Array, array_of, values_by_name
+from onnxprune.graph import Array, array_of, captured_values, values_by_name
 from onnxprune.layers import Layer
 from onnxprune.runtime import open_session, run, subgraph
 from onnxprune.scoring import Judge, Scored
@@ -84,7 +84,7 @@ def _constants(readers: Sequence[Layer]) -> set[str]:
 def _downstream(model: ir.Model, start: Collection[str]) -> list[ir.Node]:
     changed, nodes = set(start), []
     for node in model.graph:
-        if any(value is not None and value.name in changed for value in node.inputs):
+        if any(value.name in changed for value in _inputs(node)):
             changed.update(value.name or "" for value in node.outputs)
             nodes.append(node)
     return nodes
@@ -94,9 +94,13 @@ def _reads(model: ir.Model, readers: Sequence[Layer]) -> set[str]:
     """The activations that the graph from these layers on reads from before them."""
     behind = _downstream(model, _constants(readers))
     made = {value.name for node in behind for value in node.outputs}
-    return {
-        v.name or "" for n in behind for v in n.inputs if v is not None and v.const_value is None and v.name not in made
-    }
+    before = {value.name for value in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs))} - made
+    return {v.name or "" for n in behind for v in _inputs(n) if v.const_value is None and v.name in before}
+
+
+def _inputs(node: ir.Node) -> list[ir.Value]:
+    """What a node reads, and what the bodies in it read."""
+    return [value for value in (*node.inputs, *captured_values(node)) if value is not None]
 
 
 def _tail(model: ir.Model, readers: Sequence[Layer], known: Mapping[str, Array], judged: Sequence[str]) -> ir.Model:

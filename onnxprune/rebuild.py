@@ -14,7 +14,7 @@ from onnxprune.calibration.rows import read, written
 from onnxprune.calibration.sampling import Sampling
 from onnxprune.calibration.source import Source
 from onnxprune.dependency import Analysis, Keep
-from onnxprune.graph import Array, array_of, replace_constant, values_by_name
+from onnxprune.graph import Array, array_of, captured_values, replace_constant, values_by_name
 from onnxprune.layers import Layer
 from onnxprune.pairs import find_pairs
 from onnxprune.solve import Block, reservoir_share, worst
@@ -89,7 +89,7 @@ def downstream(analysis: Analysis, keep: Keep) -> set[ir.Value]:
     """The values that a removal changes: the labelled ones that lose channels, and all that is computed from them."""
     changed = {slot.value for slot in analysis.slots if slot.reader is None and not np.all(keep[slot.label.atoms])}
     for node in analysis.model.graph:
-        if any(value in changed for value in node.inputs):
+        if any(value in changed for value in (*node.inputs, *captured_values(node))):
             changed.update(node.outputs)
     return changed
 

@@ -159,7 +159,7 @@ def test_only_what_is_named_is_pruned_and_its_neighbours_solved() -> None:
 
 def test_a_model_in_which_nothing_can_go_is_refused_with_the_reasons() -> None:
     model = model_from_text("(float[N,3] x) => (float[N,2] y)", "y = Gemm (x, w)", {"w": (3, 2)})
-    with pytest.raises(BadInput, match=r"no channel of this model can go:\n  Gemm:y \(2\): it is an output"):
+    with pytest.raises(BadInput, match=r"no channel of this model can go: Gemm:y \(2\): it is an output"):
         prune(model, np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32))
     with pytest.raises(BadInput, match="it has no layer with a constant weight"):
         prune(model_from_text("(float[N,3] x) => (float[N,3] y)", "y = Relu (x)", {}), None)

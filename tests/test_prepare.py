@@ -91,7 +91,7 @@ def test_a_vector_that_is_listed_as_an_input_goes_from_there_too() -> None:
     model.graph.inputs.extend(model.graph.initializers.values())
     next(iter(model.graph)).name = "conv"
     after = fold_batchnorm(model, ["conv"])
-    assert [value.name for value in after.graph.inputs] == ["x", "w"]
+    assert [value.name for value in after.graph.inputs] == ["x", "w", "w.bias"]
     assert set(after.graph.initializers) == {"w", "w.bias"}
 
 
