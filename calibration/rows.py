@@ -25,10 +25,10 @@ def spread(total: int, wanted: int, seed: int) -> Positions:
 
     A fixed grid would meet the same columns of every image.
     """
-    if wanted >= total:
-        return np.arange(total)
-    jitter = np.random.default_rng(seed).random(wanted)
-    return ((np.arange(wanted) + jitter) * (total / wanted)).astype(np.intp)
+    if wanted >= total or not wanted:
+        return np.arange(min(wanted, total))
+    bounds = np.arange(wanted + 1) * total // wanted  # whole numbers: stretches that share none give no row twice
+    return bounds[:-1] + (np.random.default_rng(seed).random(wanted) * np.diff(bounds)).astype(np.intp)
 
 
 def position_count(linear: Linear, input_shape: Shape) -> int:

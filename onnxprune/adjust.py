@@ -15,9 +15,9 @@ from onnxprune.graph import Array, array_of, replace_constant
 from onnxprune.pairs import Index, Pair, taps_under
 from onnxprune.weights import from_matrix, to_matrix
 
-ALL_NUMBERS = 5.4e8
-"""Numbers that the rows of a pair may hold, times the pairs squared: each step goes over them a dozen times."""
-LEAST_ROWS_PER_FEATURE = 10
+MOST_PAIRS, ALL_NUMBERS = 16, 6e7
+"""Numbers that the rows of all pairs may hold: each step goes over them a dozen times. More pairs get too few rows."""
+LEAST_ROWS_PER_FEATURE = 15
 START_RIDGE = 1e-2
 
 
@@ -84,8 +84,8 @@ def _most_rows(pair: Pair, keep: Keep, pairs: int) -> float:
     """As many rows as the time allows; none where those would be too few to solve with, as in deep networks."""
     first, second = pair.first.linear, pair.second.linear
     features, hidden, outputs = (int(keep[x].sum()) for x in (first.features, second.features, second.outputs))
-    rows = ALL_NUMBERS / pairs**2 / max(features, hidden, outputs, 1)
-    return rows if rows >= LEAST_ROWS_PER_FEATURE * features else 0.0
+    rows = ALL_NUMBERS / pairs / max(features, hidden, outputs, 1)
+    return rows if pairs <= MOST_PAIRS and rows >= LEAST_ROWS_PER_FEATURE * features else 0.0
 
 
 def _start(window: Window, weight: Array, bias: Array, pair: Pair, values: dict[str, ir.Value]) -> Weights:

@@ -25,3 +25,15 @@ def each(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         return [function(piece) for piece in pieces]
     with ThreadPoolExecutor(cores()) as pool:
         return list(pool.map(function, pieces))
+
+
+def alongside(function: Callable[[int, T], None], items: Iterable[tuple[int, T]]) -> None:
+    """`function` of each item in turn, on another thread, while the next item is being made; errors are raised."""
+    with ThreadPoolExecutor(1) as pool:
+        running = None
+        for number, item in items:
+            if running is not None:
+                running.result()
+            running = pool.submit(function, number, item)
+        if running is not None:
+            running.result()

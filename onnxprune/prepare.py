@@ -23,6 +23,8 @@ from onnxprune.trace import Trace, trace
 
 DEFAULT_SAMPLES = 512
 HELD_OUT = 64
+FEWEST_SAMPLES, PATIENCE = 64, 2e12
+"""Unless told otherwise, use at least so many inputs, and at most so many multiply–adds a pass."""
 EXPOSED_BYTES = 256_000_000
 TRACE_BATCH = 2
 
@@ -79,6 +81,17 @@ def open_data(model: ir.Model, calib: object, config: Config, matched: bool = Tr
     batches = -(-solve.samples // batch_of(first, axes))
     fixed = fixed_batch(opened.specs) is not None
     return Data(solve, judge, apart > 0, sample, axes, fixed, batches, tuple(opened.guesses))
+
+
+def affordable(data: Data, macs: float, config: Config) -> Data:
+    """The data, cut to what a patient user waits for where they did not say how much: large models see fewer inputs."""
+    most = max(FEWEST_SAMPLES, int(PATIENCE / max(macs, 1.0)))
+    if config.samples is not None or data.fixed_batch or data.source.samples <= most:
+        return data
+    source = Window(data.source, data.axes, 0, most)
+    batches = -(-most * data.batches // data.source.samples)
+    said = f"{most} of {data.source.samples} inputs are used, for a pass is expensive: --samples takes more"
+    return replace(data, source=source, batches=batches, guesses=(*data.guesses, said))
 
 
 def _apart(available: int, wanted: int, batch: int) -> int:

@@ -17,10 +17,12 @@ from onnxprune.dependency import Analysis, Keep
 from onnxprune.graph import Array, array_of, captured_values, replace_constant, values_by_name
 from onnxprune.layers import Layer
 from onnxprune.pairs import find_pairs
+from onnxprune.parallel import alongside, each
 from onnxprune.solve import Block, reservoir_share, worst
 from onnxprune.weights import from_matrix, to_matrix
 
 Tick = Callable[[], None]
+Blocks = dict[str, list[Block]]
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,13 @@ def rebuild(
             adjust_first(pair, len(pairs), keep, values, frontier, collected, sampling)
         blocks = {layer.name: _blocks(layer, keep, sampling) for layer in ready}
         wanted = {v.name or "" for layer in ready for v in (layer.linear.x, layer.partner) if v is not None}
-        for batch, activations in enumerate(frontier.step(number, batches, sorted(wanted))):
-            for layer in (layer for layer in ready if batch < sampling.used(layer.linear)):
-                targets = collected.targets[layer.name][batch]
-                _add(layer, keep, blocks[layer.name], targets, activations, sampling, batch)
+
+        def add(batch: int, seen: dict[str, Array], ready: list[Layer] = ready, blocks: Blocks = blocks) -> None:
+            active = [layer for layer in ready if batch < sampling.used(layer.linear)]
+            targets = {layer.name: collected.targets[layer.name][batch] for layer in active}
+            each(lambda x: _add(x, keep, blocks[x.name], targets[x.name], seen, sampling, batch), active)
+
+        alongside(add, enumerate(frontier.step(number, batches, sorted(wanted))))
         done += [_solve(layer, keep, blocks[layer.name], values, mode) for layer in ready]
         tick()
     return model, done, frontier.peak_bytes + collected.disk_bytes
