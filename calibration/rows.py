@@ -25,8 +25,8 @@ def spread(total: int, wanted: int, seed: int) -> Positions:
 
     A fixed grid would meet the same columns of every image.
     """
-    if wanted >= total or not wanted:
-        return np.arange(min(wanted, total))
+    if wanted >= total:
+        return np.arange(total)
     bounds = np.arange(wanted + 1) * total // wanted  # whole numbers: stretches that share none give no row twice
     return bounds[:-1] + (np.random.default_rng(seed).random(wanted) * np.diff(bounds)).astype(np.intp)
 

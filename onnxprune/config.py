@@ -33,6 +33,9 @@ class Config(BaseModel):
     )
     norm: Literal["l1", "l2"] = option("l1", "Method", "Norm of the magnitude method.")
     forward: bool = option(False, "Method", "Let thinet add channels instead of removing them.")
+    sampler: bool = option(
+        False, "Method", "Sample the channels of a shared input for the first layer of a branch alone, by a Gather."
+    )
     macs: float | None = option(
         None,
         "Budget",

@@ -9,6 +9,9 @@ import onnx_ir as ir
 
 Array = npt.NDArray[Any]
 
+SAMPLER = "onnxprune.sampler"
+"""The key of a channel sampler's full width in its node's `meta`, which stays in memory and is not written."""
+
 
 def values_by_name(model: ir.Model) -> dict[str, ir.Value]:
     """Every value of the main graph."""

@@ -18,6 +18,7 @@ from onnxprune.layers import Layer, layers_in_order
 from onnxprune.measure import measure, open_judge
 from onnxprune.model_io import ModelSource, like, load
 from onnxprune.passes.remove import remove
+from onnxprune.passes.samplers import drop_idle_samplers
 from onnxprune.plan import Plan
 from onnxprune.planning import keep_of_widths, make_plan, provable
 from onnxprune.prepare import Data, Prepared, affordable, open_data, prepare
@@ -92,6 +93,7 @@ def _run(
             slim, solved, disk = rebuild(
                 analysis, slim, keep, layers, wave, collected, data.source, sampling, settings.rebuild, tick
             )
+    slim = drop_idle_samplers(slim)
     with stages.stage("verify"):
         proof = prove(prepared.analysis, slim, keep, data.sample)
     with stages.stage("measure"):

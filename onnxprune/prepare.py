@@ -19,6 +19,7 @@ from onnxprune.layers import solvable
 from onnxprune.passes.add_bias import add_bias
 from onnxprune.passes.fold_batchnorm import fold_batchnorm
 from onnxprune.passes.normalise import normalise
+from onnxprune.passes.samplers import add_samplers
 from onnxprune.trace import Trace, trace
 
 DEFAULT_SAMPLES = 512
@@ -113,6 +114,10 @@ def prepare(model: ir.Model, data: Data, config: Config, fold: bool) -> Prepared
         ours = {linear.node.name or "" for linear in analysis.linears} - frozen
         analysis = _again(fold_batchnorm(original, ours), data)
         analysis = _again(add_bias(analysis.model, {x.node.name or "" for x in solvable(analysis)} - frozen), data)
+    if config.sampler:
+        ours = {x.node.name or "" for x in solvable(analysis) if x.groups == 1} - frozen
+        analysis = _again(add_samplers(analysis.model, ours), data)
+    _require_matches((original, analysis.model), config)
     groups, closed = _chosen(analysis, config)
     return Prepared(original, analysis, groups, (*analysis.closed, *closed), frozen)
 
@@ -144,11 +149,6 @@ def matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
 
 def _frozen(model: ir.Model, analysis: Analysis, config: Config) -> frozenset[str]:
     """The nodes that `--keep` names, by their own name or that of an input constant or an output."""
-    for option, patterns in (("--keep", config.keep), ("--only", config.only), ("--ratios", config.ratios)):
-        every = {name for node in model.graph for name in _names(node)}
-        for pattern in patterns:
-            if not matches(every, [pattern]):
-                raise BadInput(f"{option} {pattern!r} matches no node or tensor; `onnxprune inspect` lists the names")
     kept = {node.name or "" for node in model.graph if config.keep and matches(_names(node), config.keep)}
     if config.only:
         inside = [g for g in analysis.groups if matches(g.names, config.only)]
@@ -156,6 +156,14 @@ def _frozen(model: ir.Model, analysis: Analysis, config: Config) -> frozenset[st
         writers = {linear.node.name or "" for group in inside for linear in group.writers}
         kept |= {linear.node.name or "" for linear in analysis.linears} - readers - writers
     return frozenset(kept | {_normed_by(node) for node in model.graph if node.name in kept} - {""})
+
+
+def _require_matches(models: Sequence[ir.Model], config: Config) -> None:
+    every = {name for model in models for node in model.graph for name in _names(node)}
+    for option, patterns in (("--keep", config.keep), ("--only", config.only), ("--ratios", config.ratios)):
+        for pattern in patterns:
+            if not matches(every, [pattern]):
+                raise BadInput(f"{option} {pattern!r} matches no node or tensor; `onnxprune inspect` lists the names")
 
 
 def _names(node: ir.Node) -> list[str]:

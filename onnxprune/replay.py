@@ -13,6 +13,7 @@ from onnxprune.layers import layers_in_order
 from onnxprune.measure import measure, open_judge
 from onnxprune.model_io import Loaded, ModelSource, like, load
 from onnxprune.passes.remove import remove
+from onnxprune.passes.samplers import drop_idle_samplers
 from onnxprune.pipeline import Result
 from onnxprune.plan import Plan, keep_of
 from onnxprune.prepare import Data, Prepared, open_data, prepare
@@ -53,6 +54,7 @@ def apply_plan(
             keep = keep_of(plan, prepared.analysis)
         slim = remove(prepared.analysis, keep)
         slim, solved, disk = _rebuilt(prepared, slim, keep, data, settings, stages) if solve else (slim, [], 0)
+        slim = drop_idle_samplers(slim)
         with stages.stage("verify"):
             proof = prove(prepared.analysis, slim, keep, data.sample)
         with stages.stage("measure"):

@@ -153,7 +153,9 @@ def test_only_measured_layers_have_sums_but_all_have_targets(small: Net) -> None
 
 
 @pytest.mark.parametrize("name", WINDOWS)
-def test_layers_too_wide_keep_the_variance_of_each_input(small: Net, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_too_wide_keep_the_variance_of_each_input(
+    small: Net, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("onnxprune.calibration.collect.WIDEST_GRAM", 8)
     statistics = small.collect().statistics
     assert statistics[name].solve == statistics[name].held == []

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sweep_case import net
 
-from onnxprune.calibration.rows import position_count
+from onnxprune.calibration.rows import position_count, spread
 from onnxprune.calibration.sampling import Sampling, held_out
 from onnxprune.op_rules.facts import Linear
 
@@ -83,7 +83,10 @@ def test_the_positions_are_the_same_each_time_and_others_in_each_batch(name: str
     first, second = (s.positions(linear, shape(name, 64), 0) for s in (given, again))
     np.testing.assert_array_equal(first, second)
     assert len(first) < position_count(linear, shape(name, 64))
-    for other in (given.positions(linear, shape(name, 64), 1), sampling(10**6, 64, 50, seed=1).positions(linear, shape(name, 64), 0)):
+    for other in (
+        given.positions(linear, shape(name, 64), 1),
+        sampling(10**6, 64, 50, seed=1).positions(linear, shape(name, 64), 0),
+    ):
         assert len(other) == len(first)
         assert not np.array_equal(other, first)
 
@@ -96,8 +99,17 @@ def test_positions_are_distinct_and_evenly_spread(name: str) -> None:
         where = given.positions(linear, shape(name, 64), batch)
         assert 0 <= where[0] and where[-1] < total
         assert all(left < right for left, right in pairwise(where.tolist()))
-        places = where * len(where) / total - np.arange(len(where))  # each in its own stretch, but for rounding
-        assert -1 < places.min() < 0.1 and 0.9 < places.max() < 1
+        stretch = total / len(where)
+        offset = where - (np.arange(len(where)) + 0.5) * stretch
+        assert np.abs(offset).max() <= stretch / 2 + 1
+        assert offset.std() > 0.2 * stretch  # a fixed grid would meet the same columns of every image
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 99))
+def test_no_position_is_drawn_twice(total: int, wanted: int, seed: int) -> None:
+    where = spread(total, wanted, seed)
+    assert len(set(where.tolist())) == len(where) == min(total, wanted)
+    assert 0 <= where.min() and where.max() < total
 
 
 def test_borders_are_drawn_as_often_as_the_middle() -> None:

@@ -3,8 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.labels import Atoms, Label, Labels, reshaped, transposed
-from onnxprune.op_rules.facts import Facts, Fixed, Follow, Index, Out
+from onnxprune.graph import SAMPLER
+from onnxprune.labels import Atoms, Label, Labels, on, reshaped, transposed
+from onnxprune.op_rules.facts import Facts, Fixed, Follow, Index, Out, Param
 from onnxprune.op_rules.registry import Op, fix, follows, labelled_axis, rule, stays_whole
 
 
@@ -88,6 +89,9 @@ def gather(op: Op) -> Facts:
     """Positions are picked by constant indices, which are numbered anew; the other axes pass."""
     if op.constant(0):
         return
+    if SAMPLER in op.node.meta:
+        yield from _sampled(op)
+        return
     axis, rank = op.attr("axis", 0) % len(op.shape()), len(op.shape(1))
     indices = op.ints(1) if op.constant(1) else None
     picked: list[Label] = []
@@ -100,6 +104,14 @@ def gather(op: Op) -> Facts:
         else:
             picked.append(label if label.axes[-1] < axis else label.moved(rank - 1))
     yield Out(0, tuple(picked))
+
+
+def _sampled(op: Op) -> Facts:
+    """A channel sampler drops channels for its reader alone: its input stays whole, its indices are cut."""
+    yield from fix(op.labels(), "a channel sampler picks from it")
+    fresh = op.fresh(op.shape()[1])
+    yield Param(1, Label((0,), fresh))
+    yield Out(0, on(1, fresh))
 
 
 def _picked(op: Op, label: Label, axis: int, indices: npt.NDArray[np.int64]) -> Facts:
