@@ -53,7 +53,10 @@ def test_a_value_is_final_after_what_the_bodies_of_its_node_read() -> None:
 
 
 def test_what_is_added_and_known_by_then_is_a_partner() -> None:
-    body = "h = Conv (x, h_w) t = Tanh (h) a = Conv (t, a_w) b = Conv (a, b_w) r = Add (b, t) q = Relu (r) y = Conv (q, y_w)"
+    body = """
+    h = Conv (x, h_w) t = Tanh (h) a = Conv (t, a_w) b = Conv (a, b_w) r = Add (b, t) q = Relu (r)
+    y = Conv (q, y_w)
+    """
     found = around(of(body, {f"{k}_w": FOUR for k in "haby"}))
     assert found["Conv:b"] == (2, "t", True)
     assert found["Conv:a"] == (1, None, False)
@@ -132,7 +135,10 @@ def test_depthwise_convolutions_are_not_solved() -> None:
 
 
 def test_the_add_behind_a_product_holds_its_bias_and_comes_before_the_partner() -> None:
-    body = "a = MatMul (x, a_w) h = Add (a, a_b) t = Tanh (h) b = MatMul (t, b_w) c = Add (b_b, b) r = Add (c, h) y = Relu (r)"
+    body = """
+    a = MatMul (x, a_w) h = Add (a, a_b) t = Tanh (h) b = MatMul (t, b_w) c = Add (b_b, b) r = Add (c, h)
+    y = Relu (r)
+    """
     weights: Weights = {"a_w": (4, 4), "a_b": (4,), "b_w": (4, 4), "b_b": (4,)}
     x = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
     network = net("(float[N,4] x) => (float[N,4] y)", body, weights, {"x": x})

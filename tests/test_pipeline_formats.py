@@ -1,4 +1,4 @@
-"""The whole run, in and out: models of every kind, shape and precision, their surroundings, and the report's figures."""
+"""The whole run, in and out: models of every kind, shape and precision, what surrounds them, and the figures."""
 
 import re
 import sys
@@ -20,7 +20,6 @@ from pipeline_case import QUICK, pictures, prune, resnet, tiny
 from onnxprune.config import Config
 from onnxprune.errors import BadInput
 from onnxprune.pipeline import compress
-
 
 # In and out
 

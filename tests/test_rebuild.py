@@ -88,7 +88,7 @@ def test_each_layer_is_the_best_fit_on_the_pruned_networks_own_activations(resid
 
 
 def test_the_layer_before_a_sum_makes_up_for_what_the_shortcut_lost(residual: Net) -> None:
-    """Y₁ + Y₂ − Y₁′ (He et al. 2017): the sum is nearer to the original's than with the original's b alone as target."""
+    """Y₁ + Y₂ − Y₁′ (He et al. 2017): the sum is nearer to the original's than with b alone as the target."""
     keep = residual.analysis.keep_without({"Conv:s": [1], "Conv:a": [0, 4]})
     slim, solved, _ = residual.rebuild(keep)
     rows = im2col(activation(solved, residual, "ah"), **PADDED)

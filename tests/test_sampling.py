@@ -97,7 +97,7 @@ def test_positions_are_distinct_and_evenly_spread(name: str) -> None:
     total = position_count(linear, shape(name, 64))
     for batch in range(3):
         where = given.positions(linear, shape(name, 64), batch)
-        assert 0 <= where[0] and where[-1] < total
+        assert where[0] >= 0 and where[-1] < total
         assert all(left < right for left, right in pairwise(where.tolist()))
         stretch = total / len(where)
         offset = where - (np.arange(len(where)) + 0.5) * stretch
@@ -109,7 +109,7 @@ def test_positions_are_distinct_and_evenly_spread(name: str) -> None:
 def test_no_position_is_drawn_twice(total: int, wanted: int, seed: int) -> None:
     where = spread(total, wanted, seed)
     assert len(set(where.tolist())) == len(where) == min(total, wanted)
-    assert 0 <= where.min() and where.max() < total
+    assert where.min() >= 0 and where.max() < total
 
 
 def test_borders_are_drawn_as_often_as_the_middle() -> None:
