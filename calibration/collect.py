@@ -9,11 +9,11 @@ import onnx_ir as ir
 from onnxprune.calibration.rows import Rows, read, written
 from onnxprune.calibration.sampling import Sampling, held_out
 from onnxprune.calibration.source import Source
-from onnxprune.calibration.statistics import Sums
+from onnxprune.calibration.statistics import Tally
 from onnxprune.calibration.tape import Tape
 from onnxprune.graph import Array, array_of
 from onnxprune.layers import Layer
-from onnxprune.parallel import each
+from onnxprune.parallel import alongside, each
 from onnxprune.runtime import open_session, run
 from onnxprune.weights import to_matrix
 
@@ -26,8 +26,8 @@ WIDEST_GRAM = 6144
 class LayerStatistics:
     """Sums of one layer's inputs, one entry a group of the layer: to solve on and to judge on; `narrow` layers only."""
 
-    solve: list[Sums]
-    held: list[Sums]
+    solve: list[Tally]
+    held: list[Tally]
     variance: "Variance"
 
 
@@ -77,22 +77,31 @@ def collect(
     """
     statistics = {layer.name: _empty(layer) for layer in layers if layer.name in measured}
     targets = {layer.name: Tape() for layer in layers}
-    matrices = {layer.name: to_matrix(layer.linear, array_of(layer.linear.weight)) for layer in layers}
-    for number, (values, active) in enumerate(_activations(model, layers, source, sampling)):
+    weights = {layer.name: _transposed(layer) for layer in layers}
 
-        def add(layer: Layer, number: int = number, values: Mapping[str, Array] = values) -> None:
+    def add(number: int, seen: tuple[dict[str, Array], list[Layer]]) -> None:
+        values, active = seen
+
+        def add_layer(layer: Layer) -> None:
             x = values[layer.linear.x.name or ""]
             where = sampling.positions(layer.linear, x.shape, number)
             rows = read(layer.linear, x, where)
             if layer.name in statistics:
                 _add(statistics[layer.name], rows, number)
             partner = values[layer.partner.name or ""] if layer.partner is not None else None
-            target = _target(layer, rows, matrices[layer.name])
+            target = _target(layer, rows, weights[layer.name])
             targets[layer.name].append(target if partner is None else target + written(layer.linear, partner, where))
 
-        each(add, active)
+        each(add_layer, active)
         tick()
+
+    alongside(add, enumerate(_activations(model, layers, source, sampling)))
     return Collected(statistics, targets)
+
+
+def _transposed(layer: Layer) -> Rows:
+    """The weight (groups, F, n) in fp32, as the rows are multiplied by it."""
+    return np.ascontiguousarray(to_matrix(layer.linear, array_of(layer.linear.weight)).transpose(0, 2, 1), np.float32)
 
 
 def _activations(
@@ -115,21 +124,22 @@ def _activations(
 def _empty(layer: Layer) -> LayerStatistics:
     groups, features = layer.linear.features.shape
     narrow = features <= WIDEST_GRAM
-    make = [Sums.zeros(features) for _ in range(2 * groups * narrow)]
+    make = [Tally(features) for _ in range(2 * groups * narrow)]
     return LayerStatistics(make[::2], make[1::2], Variance())
 
 
 def _add(statistics: LayerStatistics, rows: Rows, batch: int) -> None:
     held = held_out(rows.shape[1], batch)
-    statistics.variance.update(rows)
+    if not statistics.solve:
+        statistics.variance.update(rows)
     for solve, judge, block in zip(statistics.solve, statistics.held, rows, strict=False):
-        judge.update(block[held])
-        solve.update(block[: held.start])
+        judge.add(block[held])
+        solve.add(block[: held.start])
 
 
-def _target(layer: Layer, rows: Rows, matrix: Array) -> Rows:
+def _target(layer: Layer, rows: Rows, weight: Rows) -> Rows:
     """Y = X Wᵀ + b from the rows themselves: (k, groups · n)."""
-    blocks = np.matmul(rows, matrix.astype(np.float32).transpose(0, 2, 1))  # (groups, k, n)
+    blocks = np.matmul(rows, weight)  # (groups, k, n)
     outputs = np.moveaxis(blocks, 0, 1).reshape(rows.shape[1], -1)
     bias = 0.0 if layer.bias is None else array_of(layer.bias).astype(np.float32).reshape(-1)
     return np.asarray(outputs + bias, np.float32)

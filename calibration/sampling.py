@@ -9,7 +9,8 @@ from onnxprune.labels import Shape
 from onnxprune.op_rules.facts import Linear
 from onnxprune.trace import Trace
 
-LEAST_ROWS_PER_FEATURE = 10
+LEAST_ROWS_PER_FEATURE, MOST_ROWS_PER_FEATURE = 10, 64
+"""On ResNet-20 the accuracy was the same with 50 rows a feature as with 800."""
 ALL_PRODUCTS, ALL_NUMBERS = 9e10, 3.5e8
 """Multiply–adds of all Gram matrices, and numbers in all rows, that a second or two pays for: as many rows as that."""
 DENSEST = 0.25
@@ -29,10 +30,11 @@ class Sampling:
     seed: int
 
     def rows(self, linear: Linear) -> float:
-        """Ten rows a feature, and as many more as cost next to nothing; never more than there are."""
+        """Ten rows a feature, and up to 64 as far as those cost next to nothing; never more than there are."""
         features, outputs = linear.features.shape[1], linear.outputs.shape[1]
         cheap = min(ALL_PRODUCTS / features**2, ALL_NUMBERS / (features + outputs)) / linear.groups / self.layers
-        return float(min(self._all(linear), max(LEAST_ROWS_PER_FEATURE * features, cheap)))
+        wanted = max(LEAST_ROWS_PER_FEATURE * features, min(MOST_ROWS_PER_FEATURE * features, cheap))
+        return float(min(self._all(linear), wanted))
 
     def used(self, linear: Linear) -> int:
         """How many of the batches the layer needs, from the first on."""

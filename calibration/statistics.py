@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.parallel import each
+
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 _CHUNK_ROWS = 4096
+_LARGE_PRODUCT, _BLOCKS = 2e8, 4
 _PROBE_ROWS = 256
 _SHIFT_ABOVE = 16.0
 
@@ -83,24 +86,45 @@ class Sums:
         shift_y = None if targets is None else _shift(targets)
         for rows in _row_chunks(len(inputs), len(self.x)):
             x, sum_x = _shifted(inputs[rows], shift_x)
+            y, sum_y = (None, None) if targets is None else _shifted(targets[rows], shift_y)
+            self._add_products(x, y)
             self.count += len(x)
             self.x += sum_x if shift_x is None else sum_x + len(x) * shift_x
-            self.gram += x.T @ x
             if shift_x is not None:
                 self.gram += _unshift(shift_x, sum_x, shift_x, sum_x, len(x))
-            if targets is not None:
-                self._add_targets(x, sum_x, shift_x, *_shifted(targets[rows], shift_y), shift_y)
+            if y is not None and sum_y is not None:
+                self._add_targets(len(x), sum_x, shift_x, y, sum_y, shift_y)
 
-    def _add_targets(self, x: F32, sum_x: F64, shift_x: F64 | None, y: F32, sum_y: F64, shift_y: F64 | None) -> None:
-        self.cross += x.T @ y
+    def _add_products(self, x: F32, y: F32 | None) -> None:
+        """XᵀX and XᵀY: large ones a block of columns at a time, on all cores."""
+        features = len(self.x)
+        step = features if len(x) * features**2 < _LARGE_PRODUCT else -(-features // _BLOCKS)
+        blocks = [slice(start, min(start + step, features)) for start in range(0, features, step)]
+
+        def add(pair: tuple[slice, slice]) -> None:
+            left, right = pair
+            if left == right:
+                self.gram[left, left] += x[:, left].T @ x[:, left]
+                if y is not None:
+                    self.cross[left] += x[:, left].T @ y
+            else:
+                product = x[:, left].T @ x[:, right]
+                self.gram[left, right] += product
+                self.gram[right, left] += product.T
+
+        each(add, [(left, right) for i, left in enumerate(blocks) for right in blocks[i:]])
+
+    def _add_targets(
+        self, rows: int, sum_x: F64, shift_x: F64 | None, y: F32, sum_y: F64, shift_y: F64 | None
+    ) -> None:
         squares = np.einsum("ij,ij->j", y, y, dtype=np.float64)
         if shift_x is not None or shift_y is not None:
             zero_x = np.zeros(len(self.x)) if shift_x is None else shift_x
             shift_y = np.zeros(len(self.y)) if shift_y is None else shift_y
-            self.cross += _unshift(zero_x, sum_x, shift_y, sum_y, len(x))
-            squares += shift_y * (2 * sum_y + len(x) * shift_y)
+            self.cross += _unshift(zero_x, sum_x, shift_y, sum_y, rows)
+            squares += shift_y * (2 * sum_y + rows * shift_y)
         self.yy += squares
-        self.y += sum_y if shift_y is None else sum_y + len(x) * shift_y
+        self.y += sum_y if shift_y is None else sum_y + rows * shift_y
 
     def centred(self) -> Moments:
         """The centred moments a row; raises ValueError where no row was seen."""
@@ -119,6 +143,39 @@ class Sums:
         cross[dead] = 0.0
         energies = np.maximum(self.yy / self.count - mean_y**2, 0.0)
         return Moments(mean_x, mean_y, gram, cross, energies, self.count)
+
+
+class Tally:
+    """Sums of rows that come in small lots: wide ones wait until one product of many is worth adding F × F numbers."""
+
+    def __init__(self, features: int, outputs: int = 0) -> None:
+        """No rows yet; `outputs` as in `Sums.zeros`."""
+        self._sums = Sums.zeros(features, outputs)
+        self._enough = max(1, features // 2)
+        self._waiting: list[tuple[F32, F32 | None]] = []
+        self._rows = 0
+
+    def add(self, inputs: F32, targets: F32 | None = None) -> None:
+        """Add the rows of `inputs` (N, F) and, unless collected input-only, `targets` (N, n)."""
+        if not self._waiting and len(inputs) >= self._enough:
+            self._sums.update(inputs, targets)
+            return
+        self._waiting.append((inputs.copy(), None if targets is None else targets.copy()))
+        self._rows += len(inputs)
+        if self._rows >= self._enough:
+            self._flush()
+
+    def sums(self) -> Sums:
+        """The sums of all rows so far."""
+        self._flush()
+        return self._sums
+
+    def _flush(self) -> None:
+        if self._rows:
+            targets = [target for _, target in self._waiting if target is not None]
+            inputs = np.concatenate([rows for rows, _ in self._waiting])
+            self._sums.update(inputs, np.concatenate(targets) if targets else None)
+        self._waiting, self._rows = [], 0
 
 
 def _row_chunks(rows: int, features: int) -> Iterator[slice]:

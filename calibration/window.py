@@ -9,12 +9,16 @@ from onnxprune.graph import Array
 
 @dataclass(frozen=True)
 class Window:
-    """Samples `start` … `stop`−1 of a source. `axes` names the batch axis of each input, None where it has none."""
+    """Samples `start` … `stop`−1 of a source. `axes` names the batch axis of each input, None where it has none.
+
+    With `most` no batch holds more samples than that.
+    """
 
     source: Source
     axes: Mapping[str, int | None]
     start: int
     stop: int
+    most: int | None = None
 
     @property
     def samples(self) -> int:
@@ -32,14 +36,15 @@ class Window:
         return self.source.description
 
     def batches(self) -> Iterator[dict[str, Array]]:
-        """Yield the feeds that lie in the window, batches at its ends cut."""
+        """Yield the feeds that lie in the window, batches at its ends cut, and large ones into several."""
         seen = 0
         for feeds in self.source.batches():
             size = batch_of(feeds, self.axes)
             first, last = max(self.start - seen, 0), min(self.stop - seen, size)
             seen += size
-            if first < last:
-                yield cut(feeds, self.axes, first, last)
+            step = self.most or size
+            for begin in range(first, last, step):
+                yield cut(feeds, self.axes, begin, min(begin + step, last))
             if seen >= self.stop:
                 return
 

@@ -23,7 +23,7 @@ from onnxprune.widths import allowed_widths, nearest_width
 Tick = Callable[[], None]
 BudgetKind = Literal["macs", "params", "ratio", "ratios"]
 PROBE_MACS = 2e11
-"""Multiply–adds that the probes of a small model may cost: a few seconds. A large one gets half a pass."""
+"""Multiply–adds that the probes of a small model may cost: two seconds. A large one gets half a pass."""
 MOST_WIDTHS, MOST_INPUTS, FEW_INPUTS = 7, 128, 16
 PADDING = 3 / 8
 """How much of what the runtime pads counts against the budget."""
@@ -90,7 +90,8 @@ def choose(
     candidates = priced
     count, inputs = _probe_size(len(scored), data, float(costs.macs(costs.full)))
     prober = open_prober(analysis, layers, scored, _probe_feeds(data, inputs))
-    damage = [_damage(prober, one, w, count, tick) for one, w in zip(scored, candidates, strict=True)]
+    pairs = zip(scored, candidates, strict=True)
+    damage = each(lambda pair: _damage(prober, *pair, count, tick), pairs)
     choices = [
         Choice(w, [d * _shared(one.group) for d in own]) for one, w, own in zip(scored, candidates, damage, strict=True)
     ]
@@ -154,7 +155,8 @@ def _damage(prober: Prober, scored: Scored, widths: Sequence[int], count: int, t
 
 def _probe_size(groups: int, data: Data, macs: float) -> tuple[int, int]:
     """(widths a group, inputs): as many as the budget of multiply–adds allows; half the network is run each time."""
-    allowance = max(PROBE_MACS, data.source.samples * macs / 2)
+    a_pass = data.source.samples * macs
+    allowance = max(PROBE_MACS - a_pass, a_pass / 2)
     runs = allowance / max(macs / 2, 1.0) / max(groups, 1)
     widths = int(np.clip(runs / FEW_INPUTS, 1, MOST_WIDTHS))
     return widths, int(np.clip(runs / widths, 4, MOST_INPUTS))

@@ -5,6 +5,7 @@ of them. With the reader fixed, the error of the reader's output is a least-squa
 to the activation between: Gauss–Newton steps, preconditioned with the layer's own Gram matrix, exact step length.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,12 +15,11 @@ from scipy.linalg import cho_factor, cho_solve
 from onnxprune.calibration.least_squares import mean_diagonal
 from onnxprune.calibration.rows import Rows
 from onnxprune.calibration.statistics import F64
+from onnxprune.parallel import each
 
 STEPS = 4
 HALVINGS = 4
 RIDGE = 1e-2
-JUDGES = 8
-"""One row in so many only judges whether the steps helped."""
 
 F32 = npt.NDArray[np.float32]
 
@@ -64,14 +64,23 @@ class Weights:
     second_bias: F32
 
 
-def descend(window: Window, start: Weights) -> tuple[Weights, float, float]:
+@dataclass(frozen=True, eq=False)
+class _Reached:
+    """Where a step led: the weights, their squared error, and each window's activation, slope and missing output."""
+
+    weights: Weights
+    error: float
+    parts: Sequence[tuple[F32, F32, F32]]
+
+
+def descend(solve: Sequence[Window], judge: Sequence[Window], start: Weights) -> tuple[Weights, float, float]:
     """A few steps on the first layer: its new weights, and the relative error on judging rows before and after.
 
-    The weights come back as they were where the judging rows did not gain.
+    Windows are batches of rows, each small enough to stay in the cache; all sums run over them, on all cores. The
+    weights come back as they were where the judging rows did not gain.
     """
-    solve, judge = _split(window)
-    factor = _preconditioner(window.x)
-    now, error = start, _error(solve, start)
+    factor = _preconditioner(solve)
+    now = _reach(solve, start)
     direction = previous = None
     for _ in range(STEPS):
         gradient = _gradient(solve, now)
@@ -82,41 +91,53 @@ def descend(window: Window, start: Weights) -> tuple[Weights, float, float]:
         else:
             direction = scaled
         previous = gradient, scaled
-        moved = _line_search(solve, now, direction.astype(np.float32), error)
+        moved = _line_search(solve, now, direction.astype(np.float32))
         if moved is None:
             break
-        now, error = moved
-    before, after = _error(judge, start), _error(judge, now)
-    energy = max(float(np.var(judge.target, axis=0).sum()) * len(judge.target), 1e-30)
-    return (now, before / energy, after / energy) if after < before else (start, before / energy, before / energy)
+        now = moved
+    before, after, energy = _reach(judge, start).error, _reach(judge, now.weights).error, _energy(judge)
+    gained = after < before
+    return now.weights if gained else start, before / energy, (after if gained else before) / energy
 
 
-def _split(window: Window) -> tuple[Window, Window]:
-    """The last rows judge: they are of other inputs than the first."""
-    cut = len(window.target) - max(1, len(window.target) // JUDGES)
-    parts = (slice(0, cut), slice(cut, None))
-    return tuple(  # type: ignore[return-value]
-        replace(window, index=window.index[p], target=window.target[p], partner=window.partner[p]) for p in parts
-    )
+def _reach(windows: Sequence[Window], weights: Weights) -> _Reached:
+    """What these weights lead to on all rows."""
+
+    def reached(window: Window) -> tuple[F32, F32, F32]:
+        hidden, slope = window.hidden(weights.first, weights.first_bias)
+        return hidden, slope, _missing(window, _outputs(window, hidden, weights.second) + weights.second_bias)
+
+    parts = each(reached, windows)
+    return _Reached(weights, sum(float(np.vdot(missing, missing)) for _, _, missing in parts), parts)
 
 
-def _preconditioner(x: Rows) -> tuple[F64, bool]:
+def _energy(windows: Sequence[Window]) -> float:
+    """The squared deviation of all targets from their mean."""
+    targets = np.concatenate([window.target for window in windows])
+    return max(float(np.var(targets, axis=0).sum()) * len(targets), 1e-30)
+
+
+def _preconditioner(windows: Sequence[Window]) -> tuple[F64, bool]:
     """The factored Gram matrix of the first layer's inputs, a constant one among them."""
-    ones = np.ones((len(x), 1), np.float32)
-    rows = np.concatenate([x, ones], axis=1)
-    gram = (rows.T @ rows).astype(np.float64) / len(rows)
+
+    def products(window: Window) -> F32:
+        rows = np.concatenate([window.x, np.ones((len(window.x), 1), np.float32)], axis=1)
+        return np.asarray(rows.T @ rows)
+
+    gram = sum(each(products, windows), np.zeros(1)) / _positions(windows)
     gram[np.diag_indices_from(gram)] += RIDGE * mean_diagonal(gram) + 1e-12
     return cho_factor(gram, lower=True)  # type: ignore[no-any-return]
 
 
+def _positions(windows: Sequence[Window]) -> int:
+    return sum(len(window.x) for window in windows)
+
+
 def _outputs(window: Window, hidden: F32, second: F32) -> F32:
     """What the second layer makes of hidden values, without its bias: (P, n)."""
-    total = np.zeros((len(window.index), len(second)), np.float32)
-    taps = window.index.shape[1]
-    kernel = second.reshape(len(second), -1, taps)
-    for tap in range(taps):
-        total += hidden[window.index[:, tap]] @ kernel[:, :, tap].T
-    return total
+    positions, taps = window.index.shape
+    kernel = second.reshape(len(second), -1, taps).transpose(2, 1, 0).reshape(-1, len(second))
+    return np.asarray(hidden.take(window.index, axis=0).reshape(positions, -1) @ kernel)
 
 
 def _missing(window: Window, outputs: F32) -> F32:
@@ -126,44 +147,44 @@ def _missing(window: Window, outputs: F32) -> F32:
     return np.where(window.target > 0, plain, -np.maximum(total, 0)) if window.clipped else plain
 
 
-def _error(window: Window, weights: Weights) -> float:
-    missing = _missing(
-        window,
-        _outputs(window, window.hidden(weights.first, weights.first_bias)[0], weights.second) + weights.second_bias,
-    )
-    return float(np.vdot(missing, missing))
-
-
-def _gradient(window: Window, weights: Weights) -> F64:
+def _gradient(windows: Sequence[Window], now: _Reached) -> F64:
     """Descent direction of half the squared error in (weight, bias) of the first layer: (m, F + 1)."""
-    hidden, slope = window.hidden(weights.first, weights.first_bias)
-    missing = _missing(window, _outputs(window, hidden, weights.second) + weights.second_bias)
-    back = np.zeros_like(hidden)
-    taps = window.index.shape[1]
-    kernel = weights.second.reshape(len(weights.second), -1, taps)
-    for tap in range(taps):  # positions under one tap are distinct, but for padding, which is dropped
-        back[window.index[:, tap]] += missing @ kernel[:, :, tap]
-    pulled = (back * slope)[:-1]
-    return np.concatenate([pulled.T @ window.x, pulled.sum(axis=0)[:, None]], axis=1).astype(np.float64) / len(window.x)
+    second, taps = now.weights.second, windows[0].index.shape[1]
+    kernel = second.reshape(len(second), -1, taps)
+
+    def pulled(pair: tuple[Window, tuple[F32, F32, F32]]) -> F64:
+        window, (hidden, slope, missing) = pair
+        back = np.zeros_like(hidden)
+        for tap in range(taps):  # positions under one tap are distinct, but for padding, which is dropped
+            back[window.index[:, tap]] += missing @ kernel[:, :, tap]
+        pull = (back * slope)[:-1]
+        return np.concatenate([pull.T @ window.x, pull.sum(axis=0)[:, None]], axis=1).astype(np.float64)
+
+    total = sum(each(pulled, zip(windows, now.parts, strict=True)), np.zeros(1))
+    return np.asarray(total / _positions(windows))
 
 
-def _line_search(window: Window, now: Weights, direction: F32, error: float) -> tuple[Weights, float] | None:
+def _line_search(windows: Sequence[Window], now: _Reached, direction: F32) -> _Reached | None:
     """The step that solves the linearised problem, halved until the true error falls; None where it never does."""
-    hidden, slope = window.hidden(now.first, now.first_bias)
-    missing = _missing(window, _outputs(window, hidden, now.second) + now.second_bias)
+    pairs = zip(windows, now.parts, strict=True)
+    products = each(lambda pair: _linearised(pair[0], pair[1], now.weights.second, direction), pairs)
+    wanted, curvature = (sum(part[i] for part in products) for i in range(2))
+    length = np.float32(wanted / max(curvature, 1e-30))
+    for _ in range(HALVINGS + 1):
+        first = now.weights.first + length * direction[:, :-1]
+        tried = replace(now.weights, first=first, first_bias=now.weights.first_bias + length * direction[:, -1])
+        reached = _reach(windows, tried)
+        if reached.error < now.error:
+            return reached
+        length /= np.float32(2)
+    return None
+
+
+def _linearised(window: Window, at: tuple[F32, F32, F32], second: F32, direction: F32) -> tuple[float, float]:
+    """⟨what is missing, what the direction adds⟩ and ⟨what it adds, itself⟩ where that counts."""
+    hidden, slope, missing = at
     change = np.zeros_like(hidden)
     change[:-1] = (window.x @ direction[:, :-1].T + direction[:, -1]) * slope[:-1]
-    effect = _outputs(window, change, now.second)
+    effect = _outputs(window, change, second)
     counts = ((window.target > 0) | (missing != 0)) if window.clipped else np.ones_like(missing, np.bool_)
-    length = float(np.vdot(missing, effect)) / max(float(np.vdot(effect * counts, effect)), 1e-30)
-    for _ in range(HALVINGS + 1):
-        tried = replace(
-            now,
-            first=now.first + np.float32(length) * direction[:, :-1],
-            first_bias=now.first_bias + np.float32(length) * direction[:, -1],
-        )
-        reached = _error(window, tried)
-        if reached < error:
-            return tried, reached
-        length /= 2
-    return None
+    return float(np.vdot(missing, effect)), float(np.vdot(effect * counts, effect))

@@ -21,7 +21,7 @@ from onnxprune.passes.remove import remove
 from onnxprune.passes.samplers import drop_idle_samplers
 from onnxprune.plan import Plan
 from onnxprune.planning import keep_of_widths, make_plan, provable
-from onnxprune.prepare import Data, Prepared, affordable, open_data, prepare
+from onnxprune.prepare import Data, Prepared, fitted, open_data, prepare
 from onnxprune.progress import Progress, Silent, Stages
 from onnxprune.rebuild import Rebuilt, rebuild
 from onnxprune.report import Report
@@ -76,7 +76,7 @@ def _run(
         data = open_data(loaded.model, calib, settings, matched=fold)
         prepared = prepare(loaded.model, data, settings, fold)
     costs = cost_model(prepared.analysis)
-    data = affordable(data, float(costs.macs(costs.full)), settings)
+    data = fitted(data, prepared.analysis.trace, float(costs.macs(costs.full)), settings)
     layers, wave = layers_in_order(prepared.analysis)
     layers = [layer for layer in layers if layer.name not in prepared.frozen and layer.bias is not None]
     sampling = Sampling(data.source.samples, data.batches, len(layers), prepared.analysis.trace, settings.seed)

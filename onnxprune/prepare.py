@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from math import prod
 
 import onnx_ir as ir
 
@@ -26,7 +27,8 @@ DEFAULT_SAMPLES = 512
 HELD_OUT = 64
 FEWEST_SAMPLES, PATIENCE = 64, 2e12
 """Unless told otherwise, use at least so many inputs, and at most so many multiply–adds a pass."""
-EXPOSED_BYTES = 256_000_000
+LARGEST_ACTIVATION = 24_000_000
+"""Bytes of one tensor that the system hands out again; larger ones are new pages each time, which took half a sweep."""
 TRACE_BATCH = 2
 
 
@@ -84,8 +86,13 @@ def open_data(model: ir.Model, calib: object, config: Config, matched: bool = Tr
     return Data(solve, judge, apart > 0, sample, axes, fixed, batches, tuple(opened.guesses))
 
 
-def affordable(data: Data, macs: float, config: Config) -> Data:
-    """The data, cut to what a patient user waits for where they did not say how much: large models see fewer inputs."""
+def fitted(data: Data, trace: Trace, macs: float, config: Config) -> Data:
+    """The data, in as many inputs and as large batches as suit the model, where the user did not say."""
+    return _in_batches(_affordable(data, macs, config), trace, config)
+
+
+def _affordable(data: Data, macs: float, config: Config) -> Data:
+    """What a patient user waits for: large models see fewer inputs."""
     most = max(FEWEST_SAMPLES, int(PATIENCE / max(macs, 1.0)))
     if config.samples is not None or data.fixed_batch or data.source.samples <= most:
         return data
@@ -93,6 +100,20 @@ def affordable(data: Data, macs: float, config: Config) -> Data:
     batches = -(-most * data.batches // data.source.samples)
     said = f"{most} of {data.source.samples} inputs are used, for a pass is expensive: --samples takes more"
     return replace(data, source=source, batches=batches, guesses=(*data.guesses, said))
+
+
+def _in_batches(data: Data, trace: Trace, config: Config) -> Data:
+    """Halve the batches until no activation of one is too large."""
+    largest = max((prod(shape) for shape in trace.shapes.values()), default=1) * 4 // max(trace.batch, 1)
+    parts = 1
+    while parts < config.batch_size and largest * config.batch_size // parts > LARGEST_ACTIVATION:
+        parts *= 2
+    if parts == 1 or data.fixed_batch or "batch_size" in config.model_fields_set:
+        return data
+    most, samples = max(1, config.batch_size // parts), data.source.samples
+    source, apart = (Window(x, data.axes, 0, x.samples, most) for x in (data.source, data.apart))
+    whole, rest = divmod(samples, config.batch_size)
+    return replace(data, source=source, apart=apart, batches=whole * -(-config.batch_size // most) + -(-rest // most))
 
 
 def _apart(available: int, wanted: int, batch: int) -> int:

@@ -8,6 +8,7 @@ from onnxprune.calibration.collect import collect
 from onnxprune.calibration.sampling import Sampling
 from onnxprune.choose import Chosen
 from onnxprune.config import Config
+from onnxprune.costs import cost_model
 from onnxprune.dependency import Keep
 from onnxprune.layers import layers_in_order
 from onnxprune.measure import measure, open_judge
@@ -16,7 +17,7 @@ from onnxprune.passes.remove import remove
 from onnxprune.passes.samplers import drop_idle_samplers
 from onnxprune.pipeline import Result
 from onnxprune.plan import Plan, keep_of
-from onnxprune.prepare import Data, Prepared, open_data, prepare
+from onnxprune.prepare import Data, Prepared, fitted, open_data, prepare
 from onnxprune.progress import Progress, Silent, Stages
 from onnxprune.rebuild import Rebuilt, rebuild
 from onnxprune.report import Budget, Report
@@ -51,6 +52,8 @@ def apply_plan(
             judge = open_judge(loaded.model, eval, metric, settings)
             data = open_data(loaded.model, calib, settings, matched=solve)
             prepared = prepare(loaded.model, data, settings, fold=solve)
+            costs = cost_model(prepared.analysis)
+            data = fitted(data, prepared.analysis.trace, float(costs.macs(costs.full)), settings)
             keep = keep_of(plan, prepared.analysis)
         slim = remove(prepared.analysis, keep)
         slim, solved, disk = _rebuilt(prepared, slim, keep, data, settings, stages) if solve else (slim, [], 0)

@@ -115,6 +115,7 @@ def _options(ort: Any, threads: int | None, optimise: bool) -> Any:
     options.inter_op_num_threads = 1
     # A pool that still spins after a run would steal the cores from numpy, or from the next session timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    import os; os.environ.get("NOSPIN") and options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options

@@ -101,7 +101,7 @@ class _Moments:
 def _centred(statistics: LayerStatistics, linear: Linear, block: int) -> tuple[Moments, Moments]:
     """The moments to solve on and to judge on; each stands in for the other where that saw no row."""
     weight = to_matrix(linear, array_of(linear.weight))[block].astype(np.float64)
-    solve, held = statistics.solve[block], statistics.held[block]
+    solve, held = statistics.solve[block].sums(), statistics.held[block].sums()
     solve, held = (solve if solve.count else held), (held if held.count else solve)
     return solve.centred().with_linear_targets(weight), held.centred().with_linear_targets(weight)
 

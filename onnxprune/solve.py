@@ -8,14 +8,14 @@ import numpy as np
 from onnxprune.calibration.least_squares import RIDGES, RidgeFactor, choose_ridge, refit_rows
 from onnxprune.calibration.rows import Rows
 from onnxprune.calibration.sampling import held_out
-from onnxprune.calibration.statistics import F64, Moments, Sums
+from onnxprune.calibration.statistics import F64, Moments, Tally
+from onnxprune.clipping import ClippedRows, alternate
 from onnxprune.criteria.channel_gram import channel_system, scale_weights
 from onnxprune.labels import Atoms
 
 LEAST_RESERVOIR = 1200
 ALL_ROUNDS = 4e9
 """Multiply–adds of one round of the alternation in all layers together: a tenth of a second."""
-CLIPPED_ROUNDS = 6
 FEW = 512
 """Wider layers are not tried with the weakest ridge: a factorisation costs, and they have the fewest rows a feature."""
 WIDE_ROWS = 2048
@@ -39,7 +39,7 @@ class Block:
     """
 
     def __init__(self, features: int, outputs: int, narrow: bool, clipped: bool, share: float) -> None:
-        self._sums = (Sums.zeros(features, outputs), Sums.zeros(features, outputs)) if narrow else None
+        self._tallies = (Tally(features, outputs), Tally(features, outputs)) if narrow else None
         self._clipped = clipped
         self._share = share
         self._kept: list[tuple[Rows, Rows, Rows]] = []
@@ -47,21 +47,21 @@ class Block:
     def add(self, x: Rows, target: Rows, partner: Rows | None, batch: int) -> None:
         """Add the rows of one batch."""
         offset = np.zeros_like(target) if partner is None else partner
-        if self._sums is not None:
+        if self._tallies is not None:
             held = held_out(len(x), batch)
             wanted = target - offset
-            self._sums[0].update(x[: held.start], wanted[: held.start])
-            self._sums[1].update(x[held], wanted[held])
-        if self._sums is None or self._clipped:
+            self._tallies[0].add(x[: held.start], wanted[: held.start])
+            self._tallies[1].add(x[held], wanted[held])
+        if self._tallies is None or self._clipped:
             step = max(1, round(1 / self._share))
             rows = slice(batch % step, None, step)
             self._kept.append((x[rows].copy(), target[rows].copy(), offset[rows].copy()))
 
     def solve(self, prior: F64, bias: F64) -> Solution:
         """The refit, with the ridge that is best on held-out rows; the prior where nothing better is found there."""
-        if self._sums is None:
+        if self._tallies is None:
             return self._solve_wide(prior)
-        solve, held = self._sums
+        solve, held = (tally.sums() for tally in self._tallies)
         everything = (solve + held).centred()
         judge = held.centred() if held.count else everything
         inside = solve.centred() if solve.count else everything
@@ -73,14 +73,16 @@ class Block:
         new_bias = everything.mean_y - weight @ everything.mean_x
         after = _error(judge, weight, new_bias)
         if self._clipped:
-            weight, new_bias = self._reclip(everything, factor, prior, weight, new_bias)
+            rows = [ClippedRows(*kept) for kept in self._kept]
+            weight, new_bias = alternate(rows, everything, factor, prior, (weight, new_bias))
         return Solution(weight, new_bias, before, after)
 
     def scale(self, prior: F64, bias: F64, units: Atoms) -> Solution:
         """One factor a unit instead of a new weight (ThiNet §3.3); `units` (F,) tells which unit a feature is of."""
-        if self._sums is None:
+        if self._tallies is None:
             return Solution(prior, bias, np.nan, np.nan)
-        held, moments = self._sums[1], (self._sums[0] + self._sums[1]).centred()
+        solve, held = (tally.sums() for tally in self._tallies)
+        moments = (solve + held).centred()
         judge = held.centred() if held.count else moments
         _, channel = np.unique(units, return_inverse=True)
         width = int(channel.max(initial=-1)) + 1
@@ -88,19 +90,6 @@ class Block:
         weight = prior * factors[channel]
         new_bias = moments.mean_y - weight @ moments.mean_x
         return Solution(weight, new_bias, _error(judge, prior, bias), _error(judge, weight, new_bias))
-
-    def _reclip(self, moments: Moments, factor: RidgeFactor, prior: F64, weight: F64, bias: F64) -> tuple[F64, F64]:
-        """Alternate: where the target is clipped, ask only for what the layer does not give yet; refit; again."""
-        x, target, offset = (np.concatenate(parts) for parts in zip(*self._kept, strict=True))
-        centred = (x - moments.mean_x.astype(np.float32)).T
-        off = target <= 0
-        for _ in range(CLIPPED_ROUNDS):
-            given = x @ weight.T.astype(np.float32) + bias.astype(np.float32) + offset
-            slack = np.where(off, np.minimum(given, 0) - target, 0).astype(np.float32)
-            cross = moments.cross + (centred @ slack).astype(np.float64) / len(x)
-            weight = factor.solve(cross, prior)
-            bias = moments.mean_y + slack.mean(axis=0) - weight @ moments.mean_x
-        return weight, bias
 
     def _solve_wide(self, prior: F64) -> Solution:
         x, target, offset = (np.concatenate(parts)[-WIDE_ROWS:] for parts in zip(*self._kept, strict=True))

@@ -76,7 +76,8 @@ def test_sums_are_numpys_over_every_row(small: Net, found: Collected, name: str)
     assert sum(len(part) for part in parts["held"]) == pytest.approx(sum(map(len, rows)) / 8, rel=0.1)
     for kind, sums in (("solve", statistics.solve), ("held", statistics.held)):
         every = np.concatenate(parts[kind]).astype(np.float64)
-        for own, x in zip(sums, np.split(every, blocks, axis=1), strict=True):
+        for tally, x in zip(sums, np.split(every, blocks, axis=1), strict=True):
+            own = tally.sums()
             assert own.count == len(x)
             np.testing.assert_allclose(own.x, x.sum(0), rtol=1e-4, atol=1e-3)
             np.testing.assert_allclose(own.gram, x.T @ x, rtol=1e-4, atol=1e-3)

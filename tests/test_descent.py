@@ -68,7 +68,7 @@ def start_loss(window: Window, weights: Weights) -> float:
 @pytest.mark.parametrize(("strides", "clipped"), [((1, 1), False), ((2, 2), False), ((1, 1), True), ((2, 1), True)])
 def test_the_gradient_is_that_of_finite_differences(activation: str, strides: tuple[int, int], clipped: bool) -> None:
     window, start = case(1, activation, strides, clipped)
-    found = descent._gradient(window, start)
+    found = descent._gradient([window], descent._reach([window], start))
     first, bias = start.first.astype(np.float64), start.first_bias.astype(np.float64)
     assert found.shape == (3, 5)
     step = 1e-6
@@ -90,13 +90,12 @@ def test_the_gradient_is_that_of_finite_differences(activation: str, strides: tu
 @given(st.integers(0, 10**6), st.sampled_from(list(ACTIVATIONS)), st.booleans())
 def test_the_error_on_the_judging_rows_never_rises(seed: int, activation: str, clipped: bool) -> None:
     window, start = case(seed, activation, (1, 1), clipped, count=6)
-    after, told_before, told_after = descend(window, start)
     judge = rows(window, slice(len(window.target) - len(window.target) // 8, None))
+    after, told_before, told_after = descend([rows(window, slice(0, -len(judge.target)))], [judge], start)
     before, reached = start_loss(judge, start), start_loss(judge, after)
     assert reached <= before * (1 + 1e-5)
     assert told_after <= told_before
-    energy = window.target[len(window.target) - len(window.target) // 8 :]
-    scale = 2 * len(window.x) / (energy.var(0).sum() * len(energy))
+    scale = 2 * len(window.x) / (judge.target.var(0).sum() * len(judge.target))
     assert (told_before, told_after) == pytest.approx((before * scale, reached * scale), rel=1e-3, abs=1e-5)
 
 
@@ -108,43 +107,62 @@ def rows(window: Window, part: slice) -> Window:
 @pytest.mark.parametrize("clipped", [False, True])
 def test_a_few_steps_get_back_most_of_what_a_moved_weight_lost(activation: str, clipped: bool) -> None:
     window, start = case(2, activation, (1, 1), clipped, count=20, noise=0.0)
-    after, before, left = descend(window, start)
+    after, before, left = descend([window], [window], start)
     assert left < 0.35 * before
     for name in ("second", "second_bias"):
         np.testing.assert_array_equal(getattr(after, name), getattr(start, name))
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_rows_in_several_windows_count_as_in_one(activation: str) -> None:
+    """Each window has the positions that lie under its own rows only, numbered anew."""
+    window, start = case(7, activation, (2, 2), True, count=6)
+    pieces = [own(rows(window, slice(i, i + 9))) for i in range(0, len(window.index), 9)]
+    assert len(pieces) > 3 and all(len(piece.x) < len(window.x) for piece in pieces)
+    one, several = descend([own(window)], [window], start), descend(pieces, pieces, start)
+    whole, parts = descent._reach([own(window)], start), descent._reach(pieces, start)
+    assert parts.error == pytest.approx(whole.error, rel=1e-5)
+    count = sum(len(piece.x) for piece in pieces)
+    found, expected = (descent._gradient(w, r) for w, r in ((pieces, parts), ([own(window)], whole)))
+    np.testing.assert_allclose(found * count, expected * len(own(window).x), rtol=1e-4, atol=1e-4)
+    assert several[2] < several[1] and one[2] < one[1]
+
+
+def own(window: Window) -> Window:
+    """The same rows with only the positions that lie under them."""
+    unique, inverse = np.unique(window.index, return_inverse=True)
+    padding = int(unique[0] < 0)
+    return replace(window, x=window.x[unique[padding:]], index=inverse.reshape(window.index.shape) - padding)
+
+
 def test_each_step_lowers_the_error_of_the_rows_it_was_made_on() -> None:
-    window, now = case(3, "relu", (1, 1), True, count=6)
-    error = descent._error(window, now)
-    assert error == pytest.approx(2 * len(window.x) * start_loss(window, now), rel=1e-4)
+    window, start = case(3, "relu", (1, 1), True, count=6)
+    now = descent._reach([window], start)
+    assert now.error == pytest.approx(2 * len(window.x) * start_loss(window, start), rel=1e-4)
     for _ in range(5):
-        moved = descent._line_search(window, now, descent._gradient(window, now).astype(np.float32), error)
+        moved = descent._line_search([window], now, descent._gradient([window], now).astype(np.float32))
         assert moved is not None
-        assert moved[1] < error
-        now, error = moved
-    assert error == pytest.approx(2 * len(window.x) * start_loss(window, now), rel=1e-4)
+        assert moved.error < now.error
+        now = moved
+    assert now.error == pytest.approx(2 * len(window.x) * start_loss(window, now.weights), rel=1e-4)
 
 
 def test_against_the_gradient_there_is_no_step() -> None:
     window, start = case(4, "none", (1, 1), False)
-    error = descent._error(window, start)
-    uphill = -descent._gradient(window, start).astype(np.float32)
-    moved = descent._line_search(window, start, uphill, error)
-    assert moved is None or moved[1] < error  # an exact step length turns round by itself
+    now = descent._reach([window], start)
+    uphill = -descent._gradient([window], now).astype(np.float32)
+    moved = descent._line_search([window], now, uphill)
+    assert moved is None or moved.error < now.error  # an exact step length turns round by itself
     nowhere = np.zeros_like(uphill)
-    assert descent._line_search(window, start, nowhere, error) is None
+    assert descent._line_search([window], now, nowhere) is None
 
 
 def test_where_the_judging_rows_do_not_gain_all_stays_as_it_was() -> None:
     window, start = case(5, "relu", (1, 1), False, count=10, noise=0.0)
-    best = rows(window, slice(None))
     hidden = activated(window.x @ start.first.T + start.first_bias, 0.0, np.inf, 0.0)
     already = taps(hidden, window.index) @ start.second.T + start.second_bias + window.partner
-    target = window.target.copy()
-    judged = len(target) - len(target) // 8
-    target[judged:] = already[judged:]  # the judges are content with what there is
-    after, before, left = descend(replace(best, target=target), start)
+    content = replace(window, target=already.astype(np.float32))  # the judges want what there is
+    after, before, left = descend([window], [rows(content, slice(0, 30))], start)
     assert after is start
     assert before == left
 
@@ -152,6 +170,6 @@ def test_where_the_judging_rows_do_not_gain_all_stays_as_it_was() -> None:
 def test_a_single_row_is_no_obstacle() -> None:
     window, start = case(6, "relu", (1, 1), False)
     one = rows(window, slice(0, 1))
-    after, before, left = descend(one, start)
-    assert after is start
-    assert before == left
+    after, before, left = descend([one], [one], start)
+    assert left <= before
+    assert np.all(np.isfinite(after.first))

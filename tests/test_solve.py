@@ -35,6 +35,10 @@ class Rows:
     def solved(self, clipped: bool = False, narrow: bool = True, share: float = 1.0) -> Solution:
         return self.block(clipped, narrow, share).solve(self.prior.astype(np.float64), self.bias.astype(np.float64))
 
+    def part(self, where: slice) -> "Rows":
+        partner = None if self.partner is None else self.partner[where]
+        return Rows(self.x[where], self.target[where], partner, self.prior, self.bias)
+
     def wanted(self) -> np.ndarray:
         return self.target if self.partner is None else self.target - self.partner
 
@@ -97,6 +101,15 @@ def test_knowing_of_the_relu_lowers_the_error_behind_it(seed: int, beside: bool,
     plain, clipped = data.solved(), data.solved(clipped=True)
     before, after = (data.relu_error(s.weight, s.bias) for s in (plain, clipped))
     assert after <= before * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("share", [1 / 3, 1 / 10, 1 / 100])
+def test_few_rows_do_no_harm_to_the_plain_solve(share: float) -> None:
+    """Trusted in full, the slack of 0.5 to 17 rows a feature raised the error by 8 % up to 10⁵ times."""
+    every = rows(12, count=4000, features=120, kept=60, shift=-1.0)
+    solve, judge = every.part(slice(0, 3000)), every.part(slice(3000, 4000))
+    plain, few = solve.solved(), solve.solved(clipped=True, share=share)
+    assert judge.relu_error(few.weight, few.bias) < judge.relu_error(plain.weight, plain.bias)
 
 
 def test_the_gain_behind_a_relu_is_large_where_most_targets_are_negative() -> None:

@@ -11,20 +11,25 @@ from onnxprune.criteria.problem import Index, Options, Problem, Reader, Selectio
 from onnxprune.criteria.threads import single_threaded
 from onnxprune.criteria.turns import Turns
 
+STEPS = 64
+"""More turns choose no better (docs/methods.md), and each prices every unit anew."""
+
 
 @single_threaded
 def select(problem: Problem, options: Options) -> Selection:
     """Greedy removal of the unit that raises the readers' refitted, normalised error least.
 
     `cost` is exact: after k removals it is the ridged error that an explicit refit on the rest has. Readers
-    without a Gram matrix count with Var(x_j)·‖W_:j‖² (FLAP). With `options.chunk` above 1 each step removes that many
-    of the cheapest; their joint cost stays exact, only the choice is that much less fresh.
+    without a Gram matrix count with Var(x_j)·‖W_:j‖² (FLAP). Each step removes `options.chunk` of the cheapest units,
+    if that is not given so many that there are at most `STEPS` steps; their joint cost stays exact, only the choice is
+    that much less fresh.
     """
     measured = [reader for reader in problem.readers if reader.moments is not None]
     eliminations = [_start(reader, problem.width, options.ridge) for reader in measured]
     shares = [1 / reader.energy() for reader in measured]
     fixed = _fixed_costs(problem)
-    order, increases = _eliminate(problem, eliminations, shares, fixed, options.chunk)
+    chunk = options.chunk or max(1, problem.width // STEPS)
+    order, increases = _eliminate(problem, eliminations, shares, fixed, chunk)
     start = sum(share * elimination.objective for share, elimination in zip(shares, eliminations, strict=True))
     cost = max(0.0, start) + np.concatenate([[0.0], np.cumsum(increases)])
     return Selection(order, cost=cost, rows=problem.row_count)

@@ -88,13 +88,13 @@ class Problem:
 @dataclass(frozen=True)
 class Options:
     """A criterion's knobs: `norm` l1|l2 of magnitude, `forward` the matching-pursuit variant of ThiNet,
-    `ridge` of obs relative to the mean input variance, `chunk` units that obs removes a step.
+    `ridge` of obs relative to the mean input variance, `chunk` units that obs removes a step, None: by width.
     """
 
     norm: str = "l1"
     forward: bool = False
     ridge: float = 1e-2
-    chunk: int = 1
+    chunk: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

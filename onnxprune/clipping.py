@@ -1,0 +1,71 @@
+"""Solve a layer whose output a Relu clips: where the target is negative, any negative output is as good as another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.calibration.least_squares import RidgeFactor
+from onnxprune.calibration.rows import Rows
+from onnxprune.calibration.statistics import F64, Moments
+from onnxprune.parallel import each
+
+ROUNDS = 6
+ROWS_PER_FEATURE = 60
+"""With fewer rows the slack is mostly noise that the plain sums do not have; trusted in full it makes the fit diverge."""
+LEAST_TRUST = 0.25
+"""Less gains next to nothing, and wide layers, which have the fewest rows, cost the most."""
+LEAST_TRUST = 0.25
+"""Less gains next to nothing, and wide layers, which have the fewest rows, cost the most."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClippedRows:
+    """Some rows: inputs `x` (k, F), targets of the clipped sum (k, n), and what is added to the output (k, n)."""
+
+    x: Rows
+    target: Rows
+    offset: Rows
+
+
+def alternate(
+    rows: Sequence[ClippedRows], moments: Moments, factor: RidgeFactor, prior: F64, start: tuple[F64, F64]
+) -> tuple[F64, F64]:
+    """Weight (n, F) and bias (n,) nearer to the target behind the Relu, from a plain fit `start`.
+
+    By turns: where the target is clipped, ask only for what the layer does not give yet; refit to that. `moments` and
+    `factor` are those of the plain fit; the rows, some of those summed there, tell what the slack adds to the cross
+    moments. Counted by their share of the sums, they alone are freed of the clipped targets and each round lowers the
+    common error; counted in full they speak for all rows, which takes enough of them.
+    """
+    count = sum(len(part.x) for part in rows)
+    trust = max(count / max(moments.count, 1), min(1.0, count / (ROWS_PER_FEATURE * max(len(moments.mean_x), 1))))
+    now = start
+    for _ in range(ROUNDS if trust >= LEAST_TRUST else 0):
+        now = _refitted(rows, trust / max(count, 1), moments, factor, prior, now)
+    return now
+
+
+def _refitted(
+    rows: Sequence[ClippedRows], each_row: float, moments: Moments, factor: RidgeFactor, prior: F64, now: tuple[F64, F64]
+) -> tuple[F64, F64]:
+    """One round: the fit to the target plus the slack that the outputs of `now` leave, a row counted `each_row`."""
+
+    def products(part: ClippedRows) -> tuple[Rows, Rows]:
+        slack = _slack(part, *now)
+        return (part.x - moments.mean_x.astype(np.float32)).T @ slack, slack.sum(axis=0)
+
+    found = each(products, rows)
+    cross, total = (each_row * sum((pair[i].astype(np.float64) for pair in found), np.zeros(1)) for i in range(2))
+    weight = factor.solve(moments.cross + cross, prior)
+    return weight, moments.mean_y + total - weight @ moments.mean_x
+
+
+def _given(part: ClippedRows, weight: F64, bias: F64) -> Rows:
+    """The sum that the Relu reads."""
+    return np.asarray(part.x @ weight.T.astype(np.float32) + bias.astype(np.float32) + part.offset)
+
+
+def _slack(part: ClippedRows, weight: F64, bias: F64) -> Rows:
+    """How far the target may move toward what is given: to it where both are negative, to zero where only it is."""
+    return np.where(part.target <= 0, np.minimum(_given(part, weight, bias), 0) - part.target, np.float32(0))
