@@ -13,7 +13,7 @@ from onnxprune.calibration.statistics import Tally
 from onnxprune.calibration.tape import Tape
 from onnxprune.graph import Array, array_of
 from onnxprune.layers import Layer
-from onnxprune.parallel import alongside, each
+from onnxprune.parallel import each
 from onnxprune.runtime import open_session, run
 from onnxprune.weights import to_matrix
 
@@ -79,10 +79,9 @@ def collect(
     targets = {layer.name: Tape() for layer in layers}
     weights = {layer.name: _transposed(layer) for layer in layers}
 
-    def add(number: int, seen: tuple[dict[str, Array], list[Layer]]) -> None:
-        values, active = seen
+    for number, (values, active) in enumerate(_activations(model, layers, source, sampling)):
 
-        def add_layer(layer: Layer) -> None:
+        def add(layer: Layer, number: int = number, values: Mapping[str, Array] = values) -> None:
             x = values[layer.linear.x.name or ""]
             where = sampling.positions(layer.linear, x.shape, number)
             rows = read(layer.linear, x, where)
@@ -92,10 +91,8 @@ def collect(
             target = _target(layer, rows, weights[layer.name])
             targets[layer.name].append(target if partner is None else target + written(layer.linear, partner, where))
 
-        each(add_layer, active)
+        each(add, active)
         tick()
-
-    alongside(add, enumerate(_activations(model, layers, source, sampling)))
     return Collected(statistics, targets)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from onnxprune.calibration.statistics import F64, Moments
 from onnxprune.parallel import each
 
 Index = NDArray[np.intp]
+Matrix = TypeVar("Matrix", bound=NDArray[np.floating[Any]])
 RIDGES = (1e-3, 1e-2, 1e-1)
 AS_GOOD = 1.02
 """Errors this near tell nothing; the stronger ridge stays nearer to the trained weights."""
@@ -27,7 +29,7 @@ def refit(gram: F64, cross: F64, prior: F64, kept: Index, rho: float) -> F64:
     scale = mean_diagonal(gram)
     if scale == 0.0:
         return prior[:, kept].copy()
-    return _ridge_solve(gram[np.ix_(kept, kept)], cross[kept].T, prior[:, kept], rho * scale, scale)
+    return _ridge_solve(principal(gram, kept), cross[kept].T, prior[:, kept], rho * scale, scale)
 
 
 class RidgeFactor:
@@ -47,8 +49,15 @@ class RidgeFactor:
 
 def residual(gram: F64, cross: F64, energy: float, weight: F64, kept: Index) -> float:
     """E‖y − W'x_S‖² of centred moments = energy − 2tr(W'C_S) + tr(W'G_SS W'ᵀ); `weight` (n, F')."""
-    fitted = weight @ gram[np.ix_(kept, kept)]
+    fitted = weight @ principal(gram, kept)
     return float(energy - 2 * np.vdot(weight, cross[kept].T) + np.vdot(fitted, weight))
+
+
+def principal(gram: Matrix, kept: Index) -> Matrix:
+    """The rows and columns `kept` of a square matrix; the matrix itself, not a copy, where those are all in order."""
+    if len(kept) == len(gram) and np.array_equal(kept, np.arange(len(gram))):
+        return gram
+    return gram.take(kept, axis=0).take(kept, axis=1)  # type: ignore[return-value]
 
 
 def held_out_error(solve: Moments, held: Moments, weight: F64, kept: Index) -> float:

@@ -15,6 +15,8 @@ ALL_PRODUCTS, ALL_NUMBERS = 9e10, 3.5e8
 """Multiply–adds of all Gram matrices, and numbers in all rows, that a second or two pays for: as many rows as that."""
 DENSEST = 0.25
 """Take at most this share of an input's positions before more inputs are not worth their pass: neighbours are alike."""
+LEAST_INPUTS = 64
+"""However few rows a layer needs, they come from so many inputs, or all."""
 HELD_OUT = 8
 """One row in so many judges and does not solve."""
 
@@ -38,7 +40,8 @@ class Sampling:
 
     def used(self, linear: Linear) -> int:
         """How many of the batches the layer needs, from the first on."""
-        return min(self.batches, ceil(self.batches * self.rows(linear) / self._all(linear) / DENSEST))
+        share = max(self.rows(linear) / self._all(linear) / DENSEST, LEAST_INPUTS / self.samples)
+        return min(self.batches, ceil(self.batches * share))
 
     def positions(self, linear: Linear, input_shape: Shape, batch: int) -> Positions:
         """The positions of the layer in batch number `batch`, whose input has this shape; none past `used`."""

@@ -114,9 +114,7 @@ class Sums:
 
         each(add, [(left, right) for i, left in enumerate(blocks) for right in blocks[i:]])
 
-    def _add_targets(
-        self, rows: int, sum_x: F64, shift_x: F64 | None, y: F32, sum_y: F64, shift_y: F64 | None
-    ) -> None:
+    def _add_targets(self, rows: int, sum_x: F64, shift_x: F64 | None, y: F32, sum_y: F64, shift_y: F64 | None) -> None:
         squares = np.einsum("ij,ij->j", y, y, dtype=np.float64)
         if shift_x is not None or shift_y is not None:
             zero_x = np.zeros(len(self.x)) if shift_x is None else shift_x
@@ -164,6 +162,10 @@ class Tally:
         self._rows += len(inputs)
         if self._rows >= self._enough:
             self._flush()
+
+    def absorb(self, other: Tally) -> None:
+        """Add the rows of another tally."""
+        self._sums = self.sums() + other.sums()
 
     def sums(self) -> Sums:
         """The sums of all rows so far."""

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from threading import Lock
 
 import numpy as np
 
@@ -10,11 +11,12 @@ from onnxprune.graph import Array
 
 
 class Tape:
-    """A list of arrays on disk; the file goes with the object."""
+    """A list of arrays on disk; the file goes with the object. Threads may read at the same time."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the tape
         self._index: list[tuple[int, tuple[int, ...], np.dtype]] = []
+        self._reading = Lock()
         self.bytes = 0
 
     def append(self, array: Array) -> None:
@@ -37,10 +39,11 @@ class Tape:
 
     def __getitem__(self, i: int) -> Array:
         start, shape, dtype = self._index[i]
-        self._file.seek(start)
-        count = int(np.prod(shape))
-        raw = self._file.read(count * dtype.itemsize)
-        return np.frombuffer(raw, dtype, count).reshape(shape)
+        array = np.empty(shape, dtype)
+        with self._reading:
+            self._file.seek(start)
+            self._file.readinto(array.reshape(-1).view(np.uint8).data)
+        return array
 
     def __len__(self) -> int:
         return len(self._index)

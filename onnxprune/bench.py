@@ -58,7 +58,7 @@ def bench(
     graphs = [model if isinstance(model, ir.Model) else load(model).model for model in models]
     labels = list(names or (_label(model, index) for index, model in enumerate(models)))
     inputs = [feeds if feeds is not None else random_feeds(graph, shapes or {}, batch, seed) for graph in graphs]
-    sessions = [open_session(graph, threads=threads, providers=providers) for graph in graphs]
+    sessions = [open_session(graph, threads=threads, providers=providers, timed=True) for graph in graphs]
     rounds = _measure(sessions, inputs, seconds)
     return [_timing(label, rounds[:, 0], column) for label, column in zip(labels, rounds.T, strict=True)]
 

@@ -12,7 +12,7 @@ from onnxprune.parallel import each
 
 ROUNDS = 6
 ROWS_PER_FEATURE = 60
-"""With fewer rows the slack is mostly noise that the plain sums do not have; trusted in full it makes the fit diverge."""
+"""With fewer rows the slack is mostly noise of its own, and trusted in full it makes the fit diverge."""
 LEAST_TRUST = 0.25
 """Less gains next to nothing, and wide layers, which have the fewest rows, cost the most."""
 LEAST_TRUST = 0.25
@@ -47,7 +47,12 @@ def alternate(
 
 
 def _refitted(
-    rows: Sequence[ClippedRows], each_row: float, moments: Moments, factor: RidgeFactor, prior: F64, now: tuple[F64, F64]
+    rows: Sequence[ClippedRows],
+    each_row: float,
+    moments: Moments,
+    factor: RidgeFactor,
+    prior: F64,
+    now: tuple[F64, F64],
 ) -> tuple[F64, F64]:
     """One round: the fit to the target plus the slack that the outputs of `now` leave, a row counted `each_row`."""
 

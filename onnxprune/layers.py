@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxprune.dependency import Analysis
-from onnxprune.graph import sole_reader
+from onnxprune.graph import captured_values, sole_reader
 from onnxprune.op_rules.facts import Linear
 from onnxprune.trace import Trace
 from onnxprune.weights import bias_behind
@@ -46,16 +46,11 @@ def layers_in_order(analysis: Analysis) -> tuple[list[Layer], dict[ir.Value, int
     by_node = {linear.node: linear for linear in solvable(analysis)}
     wave: dict[ir.Value, int] = {}
     for node in analysis.model.graph:
-        inputs = [*(v for v in node.inputs if v is not None), *_captured(node)]
+        inputs = [*(v for v in node.inputs if v is not None), *captured_values(node)]
         ready = max((wave.get(v, 0) for v in inputs), default=0) + (node in by_node)
         wave.update(dict.fromkeys(node.outputs, ready))
     layers = [_layer(linear, wave, analysis.trace) for linear in by_node.values()]
     return sorted(layers, key=lambda layer: layer.wave), wave
-
-
-def _captured(node: ir.Node) -> list[ir.Value]:
-    graphs = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
-    return [v for g in graphs for n in ir.traversal.RecursiveGraphIterator(g) for v in n.inputs if v is not None]
 
 
 def _layer(linear: Linear, wave: dict[ir.Value, int], trace: Trace) -> Layer:

@@ -6,7 +6,7 @@ scheduler (docs/decisions). Pieces that never wait for each other do not.
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -27,13 +27,23 @@ def each(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         return list(pool.map(function, pieces))
 
 
-def alongside(function: Callable[[int, T], None], items: Iterable[tuple[int, T]]) -> None:
-    """`function` of each item in turn, on another thread, while the next item is being made; errors are raised."""
-    with ThreadPoolExecutor(1) as pool:
-        running = None
-        for number, item in items:
-            if running is not None:
-                running.result()
-            running = pool.submit(function, number, item)
-        if running is not None:
-            running.result()
+LANES = 2
+"""Always as many, whatever the machine: sums that come together in one order have the same bits."""
+
+
+def alongside(function: Callable[[int, int, T], None], items: Iterable[T]) -> None:
+    """`function(lane, number, item)` of each item, while the next ones are being made; errors are raised.
+
+    The items of one lane come one after the other, in order; those of different lanes beside each other.
+    """
+    with ThreadPoolExecutor(LANES) as pool:
+        running: list[Future[None] | None] = [None] * LANES
+        for number, item in enumerate(items):
+            lane = number % LANES
+            waiting = running[lane]
+            if waiting is not None:
+                waiting.result()
+            running[lane] = pool.submit(function, lane, number, item)
+        for last in running:
+            if last is not None:
+                last.result()

@@ -27,7 +27,7 @@ DEFAULT_SAMPLES = 512
 HELD_OUT = 64
 FEWEST_SAMPLES, PATIENCE = 64, 2e12
 """Unless told otherwise, use at least so many inputs, and at most so many multiply–adds a pass."""
-LARGEST_ACTIVATION = 24_000_000
+LARGEST_ACTIVATION = 32_000_000
 """Bytes of one tensor that the system hands out again; larger ones are new pages each time, which took half a sweep."""
 TRACE_BATCH = 2
 

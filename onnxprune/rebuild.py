@@ -17,12 +17,12 @@ from onnxprune.dependency import Analysis, Keep
 from onnxprune.graph import Array, array_of, captured_values, replace_constant, values_by_name
 from onnxprune.layers import Layer
 from onnxprune.pairs import find_pairs
-from onnxprune.parallel import alongside, each
+from onnxprune.parallel import LANES, alongside, each
 from onnxprune.solve import Block, reservoir_share, worst
 from onnxprune.weights import from_matrix, to_matrix
 
 Tick = Callable[[], None]
-Blocks = dict[str, list[Block]]
+Lanes = list[dict[str, list[Block]]]
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,18 @@ def rebuild(
         ready = [layer for layer in touched if layer.wave == number]
         for pair in (pairs[layer.name] for layer in ready if layer.name in pairs):
             adjust_first(pair, len(pairs), keep, values, frontier, collected, sampling)
-        blocks = {layer.name: _blocks(layer, keep, sampling) for layer in ready}
+        lanes = [{layer.name: _blocks(layer, keep, sampling) for layer in ready} for _ in range(LANES)]
         wanted = {v.name or "" for layer in ready for v in (layer.linear.x, layer.partner) if v is not None}
 
-        def add(batch: int, seen: dict[str, Array], ready: list[Layer] = ready, blocks: Blocks = blocks) -> None:
+        def add(
+            lane: int, batch: int, seen: dict[str, Array], ready: list[Layer] = ready, lanes: Lanes = lanes
+        ) -> None:
             active = [layer for layer in ready if batch < sampling.used(layer.linear)]
             targets = {layer.name: collected.targets[layer.name][batch] for layer in active}
-            each(lambda x: _add(x, keep, blocks[x.name], targets[x.name], seen, sampling, batch), active)
+            each(lambda x: _add(x, keep, lanes[lane][x.name], targets[x.name], seen, sampling, batch), active)
 
-        alongside(add, enumerate(frontier.step(number, batches, sorted(wanted))))
-        done += [_solve(layer, keep, blocks[layer.name], values, mode) for layer in ready]
+        alongside(add, frontier.step(number, batches, sorted(wanted)))
+        done += [_solve(layer, keep, _joined(lanes, layer), values, mode) for layer in ready]
         tick()
     return model, done, frontier.peak_bytes + collected.disk_bytes
 
@@ -108,6 +110,15 @@ def _blocks(layer: Layer, keep: Keep, sampling: Sampling) -> list[Block]:
         stays = reservoir_share(width, height, rows, sampling.layers)
         made.append(Block(width, height, width <= WIDEST_GRAM, layer.clipped, stays))
     return made
+
+
+def _joined(lanes: Lanes, layer: Layer) -> list[Block]:
+    """The blocks of a layer with the rows of all lanes."""
+    first, *others = (blocks[layer.name] for blocks in lanes)
+    for blocks in others:
+        for block, other in zip(first, blocks, strict=True):
+            block.absorb(other)
+    return first
 
 
 def _add(

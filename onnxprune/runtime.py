@@ -27,11 +27,13 @@ def open_session(
     threads: int | None = None,
     providers: Sequence[str] | None = None,
     optimise: bool = True,
+    timed: bool = False,
 ) -> "ort.InferenceSession":
     """Open a session on `model`, which is not changed.
 
     With `outputs` (names of any values) the session computes these instead of the graph's outputs, and only the nodes
-    they need; all graph inputs stay. Without `providers` it runs on the CPU.
+    they need; all graph inputs stay. Without `providers` it runs on the CPU. Threads that wait for work leave the cores
+    to others, unless the session is to be `timed`: then they spin, as they do by default.
 
     Raises:
         BadInput: onnxruntime is missing, cannot load the model, or did not start a provider that was asked for.
@@ -41,7 +43,7 @@ def open_session(
         model = subgraph(model, [value.name or "" for value in model.graph.inputs], outputs)
     wanted = list(providers or [CPU])
     _require_available(wanted, ort)
-    options = _options(ort, threads, optimise)
+    options = _options(ort, threads, optimise, timed)
     try:
         session = _open(ort, model, options, wanted)
     except BadInput:
@@ -107,7 +109,7 @@ def subgraph(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> 
     return ir.Model(graph, ir_version=model.ir_version, functions=functions)
 
 
-def _options(ort: Any, threads: int | None, optimise: bool) -> Any:
+def _options(ort: Any, threads: int | None, optimise: bool, timed: bool) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 4  # errors are raised; the runtime's own lines beside ours would tell them twice
     if threads is not None:
@@ -115,7 +117,8 @@ def _options(ort: Any, threads: int | None, optimise: bool) -> Any:
     options.inter_op_num_threads = 1
     # A pool that still spins after a run would steal the cores from numpy, or from the next session timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    import os; os.environ.get("NOSPIN") and options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not timed:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options

@@ -42,7 +42,7 @@ class Block:
         self._tallies = (Tally(features, outputs), Tally(features, outputs)) if narrow else None
         self._clipped = clipped
         self._share = share
-        self._kept: list[tuple[Rows, Rows, Rows]] = []
+        self._kept: dict[int, tuple[Rows, Rows, Rows]] = {}
 
     def add(self, x: Rows, target: Rows, partner: Rows | None, batch: int) -> None:
         """Add the rows of one batch."""
@@ -55,7 +55,13 @@ class Block:
         if self._tallies is None or self._clipped:
             step = max(1, round(1 / self._share))
             rows = slice(batch % step, None, step)
-            self._kept.append((x[rows].copy(), target[rows].copy(), offset[rows].copy()))
+            self._kept[batch] = (x[rows].copy(), target[rows].copy(), offset[rows].copy())
+
+    def absorb(self, other: "Block") -> None:
+        """Add the rows of another block of the same layer, which saw other batches."""
+        for mine, its in zip(self._tallies or (), other._tallies or (), strict=True):
+            mine.absorb(its)
+        self._kept = dict(sorted((self._kept | other._kept).items()))
 
     def solve(self, prior: F64, bias: F64) -> Solution:
         """The refit, with the ridge that is best on held-out rows; the prior where nothing better is found there."""
@@ -73,7 +79,7 @@ class Block:
         new_bias = everything.mean_y - weight @ everything.mean_x
         after = _error(judge, weight, new_bias)
         if self._clipped:
-            rows = [ClippedRows(*kept) for kept in self._kept]
+            rows = [ClippedRows(*kept) for kept in self._kept.values()]
             weight, new_bias = alternate(rows, everything, factor, prior, (weight, new_bias))
         return Solution(weight, new_bias, before, after)
 
@@ -92,7 +98,7 @@ class Block:
         return Solution(weight, new_bias, _error(judge, prior, bias), _error(judge, weight, new_bias))
 
     def _solve_wide(self, prior: F64) -> Solution:
-        x, target, offset = (np.concatenate(parts)[-WIDE_ROWS:] for parts in zip(*self._kept, strict=True))
+        x, target, offset = (np.concatenate(parts)[-WIDE_ROWS:] for parts in zip(*self._kept.values(), strict=True))
         wanted = (target - offset).astype(np.float64)
         weight = refit_rows(x.astype(np.float64), wanted, prior, WIDE_RIDGE)
         return Solution(weight, wanted.mean(axis=0) - weight @ x.mean(axis=0), np.nan, np.nan)

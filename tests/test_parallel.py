@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from onnxprune import parallel
-from onnxprune.parallel import cores, each
+from onnxprune.parallel import LANES, alongside, cores, each
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -47,3 +47,19 @@ def test_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delattr("os.sched_getaffinity")
     monkeypatch.setattr("os.cpu_count", lambda: None)
     assert cores() == 1
+
+
+def test_lanes_take_turns_and_keep_their_order() -> None:
+    seen: dict[int, list[tuple[int, str]]] = {lane: [] for lane in range(LANES)}
+    alongside(lambda lane, number, item: seen[lane].append((number, item)), iter("abcdefg"))
+    assert seen == {0: [(0, "a"), (2, "c"), (4, "e"), (6, "g")], 1: [(1, "b"), (3, "d"), (5, "f")]}
+    alongside(lambda lane, number, item: None, [])
+
+
+def test_an_error_in_a_lane_is_raised() -> None:
+    def fail(lane: int, number: int, item: int) -> None:
+        if item == 4:
+            raise ValueError(f"item {number}")
+
+    with pytest.raises(ValueError, match="item 3"):
+        alongside(fail, range(1, 6))

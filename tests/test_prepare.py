@@ -10,11 +10,12 @@ from dense_mask import max_relative_difference, run
 from graph_text import Weights, batchnorm, model_from_text
 from topologies import TOPOLOGIES
 
-from onnxprune.config import Config
+from onnxprune.config import Config, make_config
 from onnxprune.errors import BadInput
 from onnxprune.model_io import load
 from onnxprune.passes.fold_batchnorm import fold_batchnorm
-from onnxprune.prepare import Data, Prepared, matches, open_data, prepare
+from onnxprune.prepare import Data, Prepared, fitted, matches, open_data, prepare
+from onnxprune.trace import Trace
 
 
 def prepared(model: Any, inputs: Any, fold: bool = True, **options: Any) -> tuple[Prepared, Data]:
@@ -167,6 +168,38 @@ def test_a_fixed_batch_divides_what_is_kept_apart() -> None:
     assert (data.source.samples % 4, data.apart.samples % 4) == (0, 0)
     assert {len(feeds["x"]) for source in (data.source, data.apart) for feeds in source.batches()} == {4}
     assert len(data.sample["x"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("side", "options", "sizes"),
+    [
+        (10, {}, [32] * 3),  # 4 channels of 10 × 10 in fp32: 1,600 bytes a sample
+        (1000, {}, [2] * 48),  # 16 MB a sample
+        (1000, {"batch_size": 16}, [16] * 6),
+        (4000, {}, [1] * 96),
+    ],
+)
+def test_batches_shrink_until_no_activation_of_one_is_large(
+    side: int, options: dict[str, int], sizes: list[int]
+) -> None:
+    config = make_config(samples=96, **options)
+    data = open_data(load(tiny_model()).model, tiny_inputs(100), config)
+    found = fitted(data, Trace({"x": (2, 3, side, side), "c": (2, 4, side, side)}, {}, 2), 1.0, config)
+    assert [len(feeds["x"]) for feeds in found.source.batches()] == sizes
+    assert found.batches == len(sizes)
+    assert max(len(feeds["x"]) for feeds in found.apart.batches()) <= sizes[0]
+
+
+def test_expensive_models_see_fewer_inputs_unless_told() -> None:
+    data, trace = (
+        open_data(load(tiny_model()).model, tiny_inputs(100), make_config()),
+        Trace({"x": (2, 3, 9, 9)}, {}, 2),
+    )
+    few, all_ = fitted(data, trace, 1e12, make_config()), fitted(data, trace, 1e9, make_config())
+    assert (few.source.samples, all_.source.samples) == (64, data.source.samples)
+    assert any("64 of" in said for said in few.guesses)
+    told = make_config(samples=90)
+    assert fitted(open_data(load(tiny_model()).model, tiny_inputs(100), told), trace, 1e12, told).source.samples == 90
 
 
 def test_a_model_that_does_not_run_at_a_guessed_size_tells_the_guess() -> None:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.calibration.statistics import Moments, Sums
+from onnxprune.calibration.statistics import Moments, Sums, Tally
 
 
 def _rows(seed: int, count: int, features: int, outputs: int, mean: float) -> tuple[np.ndarray, np.ndarray]:
@@ -99,3 +99,27 @@ def test_targets_must_match_what_the_sums_were_made_for() -> None:
 def test_empty_sums_say_that_no_data_arrived() -> None:
     with pytest.raises(ValueError, match="no rows"):
         Sums.zeros(3).centred()
+
+
+@pytest.mark.parametrize("sizes", [(1,) * 40, (3, 50, 2, 2, 1, 7), (200, 1), (64,)])
+def test_a_tally_of_lots_has_the_sums_of_all_rows(sizes: tuple[int, ...]) -> None:
+    x, y = _rows(3, sum(sizes), 20, 3, 1.0)
+    tallies = Tally(20, 3), Tally(20, 3)
+    for number, (start, size) in enumerate(zip(np.cumsum((0, *sizes[:-1])), sizes, strict=True)):
+        lot_x, lot_y = x[start : start + size].copy(), y[start : start + size].copy()
+        tallies[number % 2].add(lot_x, lot_y)
+        lot_x[:], lot_y[:] = np.nan, np.nan  # rows that wait are copies
+    tallies[0].absorb(tallies[1])
+    assert tallies[0].sums().count == len(x)
+    _assert_moments_are_numpys(tallies[0].sums().centred(), x, y)
+
+
+def test_large_products_by_blocks_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = _rows(4, 300, 13, 2, 4.0)
+    whole = _collected(x, y)
+    monkeypatch.setattr("onnxprune.calibration.statistics._LARGE_PRODUCT", 0)
+    blocks = _collected(x, y)
+    np.testing.assert_allclose(blocks.gram, whole.gram, rtol=1e-5)
+    np.testing.assert_array_equal(blocks.gram, blocks.gram.T)
+    np.testing.assert_allclose(blocks.cross, whole.cross, rtol=1e-5)
+    _assert_moments_are_numpys(blocks.centred(), x, y)

@@ -45,6 +45,16 @@ def test_a_window_holds_its_samples_in_order(sizes: list[int], first: int, secon
         assert feeds["k"].tolist() == [9]
 
 
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(0, 8), st.integers(1, 4))
+def test_large_batches_come_in_parts(sizes: list[int], start: int, most: int) -> None:
+    source = Numbers(tuple(sizes))
+    window = Window(source, AXES, min(start, source.samples), source.samples, most)
+    batches = list(window.batches())
+    assert [int(i) for feeds in batches for i in feeds["x"]] == list(range(window.start, window.stop))
+    assert all(batch_of(feeds, AXES) <= most for feeds in batches)
+    assert all(feeds["state"].shape[1] == len(feeds["x"]) for feeds in batches)
+
+
 def test_a_window_reads_no_batch_behind_its_end() -> None:
     class Ends(Numbers):
         def batches(self) -> Iterator[dict[str, np.ndarray]]:

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import sparse
 from scipy.linalg import LinAlgError, cho_solve, cholesky
 
+from onnxprune.calibration.least_squares import principal
 from onnxprune.calibration.statistics import F64, Moments
 from onnxprune.criteria.problem import Index, Problem, Reader
 
@@ -79,7 +80,7 @@ def scale_weights(system: ChannelSystem, kept: Index, ridge: float = 1e-6) -> F6
 
     The relative `ridge` pulls toward 1, and grows until the system can be solved: a dead unit keeps its scale.
     """
-    gram = system.gram[np.ix_(kept, kept)]
+    gram = principal(system.gram, kept)
     scale = float(np.mean(gram.diagonal())) if len(kept) else 0.0
     if scale == 0.0:
         return np.ones(len(kept))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cholesky, lapack, solve_triangular
 
-from onnxprune.calibration.least_squares import mean_diagonal
+from onnxprune.calibration.least_squares import mean_diagonal, principal
 from onnxprune.calibration.statistics import F64, Moments
 from onnxprune.criteria.problem import Index
 
@@ -69,7 +69,7 @@ class Elimination:
         """Apply the pending updates and forget every position that is not in `keep`."""
         columns = (keep[:, None] * self._size + np.arange(self._size)).ravel()
         panel: Real = self._panel[:, columns]
-        self._inverse = self._inverse[np.ix_(columns, columns)] - panel.T @ panel
+        self._inverse = principal(self._inverse, columns) - panel.T @ panel
         self._weight = self._weight[:, columns] - self._outputs @ panel
         self._blocks = len(keep)
         self._reset()
@@ -111,7 +111,7 @@ def start_elimination(weight: F64, moments: Moments, features: Index, ridge: flo
     single = len(flat) > _SINGLE_FROM and ridge >= _SINGLE_RIDGE
     dtype = np.dtype(np.float32 if single else np.float64)
     missing = flat < 0
-    block_inverse = inverse[np.ix_(flat, flat)].astype(dtype)
+    block_inverse = principal(inverse, flat).astype(dtype)
     block_inverse[missing], block_inverse[:, missing] = 0.0, 0.0
     block_inverse[missing, missing] = 1.0
     outputs: F64 = np.where(missing, 0.0, solution[:, flat])
