@@ -45,6 +45,7 @@ def least_damage(choices: Sequence[Choice], cost: Cost, target: float) -> Widths
     smallest = np.array([widths[0] for widths in candidates], np.int64)
     if cost(smallest) > target:
         raise _unreachable(candidates, cost, target)
+    choices = _scaled(choices)
     low, high, best = 0.0, 1.0, smallest
     while cost(_relaxed(choices, cost, high)) > target and high < 1e12:
         high *= 8
@@ -58,6 +59,12 @@ def least_damage(choices: Sequence[Choice], cost: Cost, target: float) -> Widths
         if high < low * (1 + 1e-4):
             break
     return _filled(choices, cost, target, best)
+
+
+def _scaled(choices: Sequence[Choice]) -> list[Choice]:
+    """The same choices with a largest damage of 1: what it is counted in must not matter."""
+    worst = max((max(choice.damage) for choice in choices), default=0.0) or 1.0
+    return [Choice(choice.widths, [damage / worst for damage in choice.damage]) for choice in choices]
 
 
 def _relaxed(choices: Sequence[Choice], cost: Cost, price: float) -> Widths:
@@ -91,14 +98,20 @@ def _filled(choices: Sequence[Choice], cost: Cost, target: float, widths: Widths
 
 
 def _steps(choices: Sequence[Choice], index: npt.NDArray[np.intp]) -> list[npt.NDArray[np.int64]]:
-    """One group up a step; or one up and another down one."""
+    """One group up to where its damage is less; or so, and another down a step."""
     count = len(choices)
-    up = [g for g in range(count) if index[g] + 1 < len(choices[g].widths)]
+    up = {g: rise for g in range(count) if (rise := _rise(choices[g], int(index[g])))}
     down = [g for g in range(count) if index[g] > 0]
     unit = np.eye(count, dtype=np.int64)
-    singles = [unit[g] for g in up]
-    pairs = [unit[g] - unit[h] for g in up for h in down if g != h] if count <= 64 else []
+    singles = [rise * unit[g] for g, rise in up.items()]
+    pairs = [rise * unit[g] - unit[h] for g, rise in up.items() for h in down if g != h] if count <= 64 else []
     return singles + pairs
+
+
+def _rise(choice: Choice, index: int) -> int:
+    """How many steps up the damage first falls; 0 where it never does."""
+    less = [i for i in range(index + 1, len(choice.widths)) if choice.damage[i] < choice.damage[index]]
+    return less[0] - index if less else 0
 
 
 def _unreachable(candidates: Sequence[Sequence[int]], cost: Cost, target: float) -> BudgetNotMet:

@@ -187,7 +187,10 @@ def _probe_feeds(data: Data, inputs: int) -> Mapping[str, Array]:
 
 
 def _priced(scored: Scored, widths: Sequence[int], probed: Sequence[int], seen: Sequence[float]) -> list[float]:
-    """What the probes saw, and between them what the layers' error curve says, scaled to fit; log-linear in k."""
+    """What the probes saw, and between them what the layers' error curve says, scaled to fit; log-linear in k.
+
+    A width counts at least what any larger one does: that less left does less damage is an accident of the few inputs.
+    """
     if not probed:
         return [0.0 for _ in widths]
     knots = sorted({*_some(widths[:-1], MOST_WIDTHS), *probed})
@@ -195,6 +198,7 @@ def _priced(scored: Scored, widths: Sequence[int], probed: Sequence[int], seen: 
     at_probed = np.array([errors[knots.index(w)] for w in probed])
     rates = np.asarray(seen) / np.maximum(at_probed, 1e-12)
     damage = np.maximum(errors * np.interp(knots, probed, rates), 1e-12)
+    damage = np.maximum.accumulate(damage[::-1])[::-1]
     return [*np.exp(np.interp(widths[:-1], knots, np.log(damage))).tolist(), 0.0]
 
 

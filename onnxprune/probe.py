@@ -21,6 +21,9 @@ from onnxprune.runtime import open_session, run, subgraph
 from onnxprune.scoring import Judge, Scored
 from onnxprune.weights import from_matrix, to_matrix
 
+STILL = 1e-9
+"""An output that varies by less of its square is constant but for rounding."""
+
 Kept = Sequence[tuple[Scored, int]]
 """Groups and the widths they are cut to."""
 
@@ -159,7 +162,11 @@ def _pruned(judge: Judge, mask: npt.NDArray[np.bool_]) -> tuple[F64, F64]:
 
 
 def _relative(expected: Array, found: Array) -> float:
-    difference = found.astype(np.float64) - expected.astype(np.float64)
+    """The squared error over the output's variance; over its mean square where it hardly varies, as in dead outputs."""
+    wanted = expected.astype(np.float64)
+    difference = found.astype(np.float64) - wanted
     if expected.ndim == 2 and expected.shape[1] > 1:
         difference -= difference.mean(axis=1, keepdims=True)  # a shift of all scores changes no decision
-    return float(np.mean(difference**2)) / max(float(np.var(expected.astype(np.float64))), 1e-30)
+    variance, square = float(np.var(wanted)), float(np.mean(wanted**2))
+    scale = variance if variance > STILL * square else square
+    return float(np.mean(difference**2)) / (scale or 1.0)

@@ -95,3 +95,15 @@ def test_damage_that_is_not_monotone_is_no_trap() -> None:
 
 def test_a_single_width_is_taken_as_it_is() -> None:
     assert least_damage([Choice([5], [0.0]), Choice([1, 2], [1.0, 0.0])], summed, 6).tolist() == [5, 1]
+
+
+@pytest.mark.parametrize("unit", [1e28, 1.0, 1e-20])
+def test_what_damage_is_counted_in_does_not_matter(unit: float) -> None:
+    choices = [convex([2, 4, 6, 8], unit, 2.0), convex([2, 4, 6, 8], 3 * unit, 1.5)]
+    assert least_damage(choices, summed, 10).tolist() == [2, 8]
+
+
+def test_a_plateau_is_crossed() -> None:
+    """No single step from the least widths lowers the damage, two do."""
+    choices = [Choice([1, 2, 3, 4], [1.0, 1.0, 1.0, 0.2]), Choice([10, 90], [0.5, 0.0])]
+    assert least_damage(choices, summed, 20).tolist() == [4, 10]

@@ -13,7 +13,7 @@ from sweep_case import Net, im2col, net, ridge
 from onnxprune.criteria import lookup
 from onnxprune.criteria.curve import CURVE_RIDGE
 from onnxprune.criteria.problem import Options
-from onnxprune.probe import Prober, judged_values, open_prober
+from onnxprune.probe import Prober, _relative, judged_values, open_prober
 from onnxprune.scoring import Scored, score
 
 SIGNATURE = "(float[N,2,6,6] x) => (float[N,5] y)"
@@ -190,6 +190,15 @@ def test_a_shift_of_all_scores_is_no_damage_but_one_of_a_single_output_is() -> N
         for m in (single.proto, by_hand(single, {"fc_w": gone(groups["Conv:c"], 3)}))
     )
     assert found == pytest.approx(((wanted - cut) ** 2).mean() / wanted.var(), rel=5e-3)
+
+
+def test_an_output_that_never_varies_does_not_drown_the_others() -> None:
+    """Over its variance, rounding of a constant output would count 10²⁸ times what any other does."""
+    still, moved = np.full((4, 3, 2), 7.0), np.full((4, 3, 2), 7.7)
+    assert _relative(still, moved) == pytest.approx(0.01)
+    assert _relative(np.zeros((4, 3, 2)), moved) == pytest.approx(7.7**2)
+    varied = np.arange(24.0).reshape(4, 3, 2)
+    assert _relative(varied, varied + 1) == pytest.approx(1 / varied.var())
 
 
 def test_what_the_body_of_an_if_reads_is_reached_too() -> None:
