@@ -15,8 +15,6 @@ ROWS_PER_FEATURE = 60
 """With fewer rows the slack is mostly noise of its own, and trusted in full it makes the fit diverge."""
 LEAST_TRUST = 0.25
 """Less gains next to nothing, and wide layers, which have the fewest rows, cost the most."""
-LEAST_TRUST = 0.25
-"""Less gains next to nothing, and wide layers, which have the fewest rows, cost the most."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,7 +64,7 @@ class Block:
         self._kept = dict(sorted((self._kept | other._kept).items()))
 
     def solve(self, prior: F64, bias: F64) -> Solution:
-        """The refit, with the ridge that is best on held-out rows; the prior where nothing better is found there."""
+        """The refit, with the strongest ridge that is as good as any on held-out rows."""
         if self._tallies is None:
             return self._solve_wide(prior)
         solve, held = (tally.sums() for tally in self._tallies)
@@ -79,7 +79,7 @@ class Block:
         new_bias = everything.mean_y - weight @ everything.mean_x
         after = _error(judge, weight, new_bias)
         if self._clipped:
-            rows = [ClippedRows(*kept) for kept in self._kept.values()]
+            rows = [ClippedRows(*arrays) for arrays in self._kept.values()]
             weight, new_bias = alternate(rows, everything, factor, prior, (weight, new_bias))
         return Solution(weight, new_bias, before, after)
 

@@ -12,7 +12,7 @@ from onnxprune.criteria.threads import single_threaded
 from onnxprune.criteria.turns import Turns
 
 STEPS = 64
-"""More choose no better (VGG-8 for CIFAR-10, widths to 1,024: 85.0 %, one unit a step 84.7 %), and each prices all units."""
+"""More choose no better (VGG-8, widths to 1,024: 85.0 %, one unit a step 84.7 %), and each prices every unit anew."""
 
 
 @single_threaded
