@@ -27,13 +27,28 @@ class Choice:
 
 
 def uniform(candidates: Sequence[Sequence[int]], cost: Cost, target: float) -> Widths:
-    """The smallest common share removed from every group that meets the target, widths rounded to the allowed ones."""
-    full = [widths[-1] for widths in candidates]
+    """The smallest common share removed from every group that meets the target, widths rounded to the allowed ones.
+
+    Where coarse widths of many groups fall at once, as many as the target allows keep the last step.
+    """
+    full = np.array([widths[-1] for widths in candidates], np.int64)
+    before = full
     for share in np.linspace(0, 1, 401):
         widths = np.array([nearest_width(w, f * (1 - share)) for w, f in zip(candidates, full, strict=True)], np.int64)
         if cost(widths) <= target:
-            return widths
+            return _restored(widths, before, cost, target)
+        before = widths
     raise _unreachable(candidates, cost, target)
+
+
+def _restored(widths: Widths, before: Widths, cost: Cost, target: float) -> Widths:
+    """Give groups their width before the last step back, one after the other, as long as the target holds."""
+    for g in np.flatnonzero(before > widths):
+        tried = widths.copy()
+        tried[g] = before[g]
+        if cost(tried) <= target:
+            widths = tried
+    return widths
 
 
 def least_damage(choices: Sequence[Choice], cost: Cost, target: float) -> Widths:

@@ -40,6 +40,11 @@ def test_uniform_takes_the_smallest_share_that_meets_the_target() -> None:
     assert uniform([[4, 8], [4, 8, 12, 16]], summed, 16).tolist() == [4, 12]
 
 
+def test_uniform_does_not_let_all_groups_fall_where_some_are_enough() -> None:
+    assert uniform([[8, 16], [8, 16], [8, 16]], summed, 40).tolist() == [16, 16, 8]
+    assert uniform([[8, 16], [8, 16], [8, 16]], summed, 39).tolist() == [16, 8, 8]
+
+
 @given(st.floats(0.05, 1))
 def test_uniform_meets_every_target_it_can(share: float) -> None:
     target = share * chain(np.array([4, 8, 12]))
