@@ -18,13 +18,18 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def each(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """`function` of every item, in order; the first error is raised."""
+def each(function: Callable[[T], R], items: Iterable[T], cost: Callable[[T], float] = lambda item: 0.0) -> list[R]:
+    """`function` of every item, in order; the first error is raised.
+
+    Items of more `cost` are begun first, so that no core is left with a long one at the end.
+    """
     pieces = list(items)
     if len(pieces) < 2 or cores() == 1:
         return [function(piece) for piece in pieces]
+    longest_first = sorted(range(len(pieces)), key=lambda i: -cost(pieces[i]))
     with ThreadPoolExecutor(cores()) as pool:
-        return list(pool.map(function, pieces))
+        running = {i: pool.submit(function, pieces[i]) for i in longest_first}
+        return [running[i].result() for i in range(len(pieces))]
 
 
 LANES = 2

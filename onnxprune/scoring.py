@@ -70,7 +70,12 @@ def score(
         tick()
         return Scored(group, problem, selection, judges)
 
-    return each(rank, enumerate(groups))
+    return each(rank, enumerate(groups), lambda numbered: sum(_cubed(linear) for linear in numbered[1].readers))
+
+
+def _cubed(linear: Linear) -> float:
+    """What a matrix of a layer's features costs to invert."""
+    return linear.groups * float(linear.features.shape[1]) ** 3
 
 
 class _Moments:
@@ -81,7 +86,7 @@ class _Moments:
         linears = {linear.node.name or "": linear for group in groups for linear in group.readers}
         narrow = [linear for name, linear in linears.items() if name in statistics and statistics[name].solve]
         blocks = [(linear, block) for linear in narrow for block in range(linear.groups)]
-        made = each(lambda one: _centred(statistics[one[0].node.name or ""], *one), blocks)
+        made = each(lambda one: _centred(statistics[one[0].node.name or ""], *one), blocks, lambda one: _cubed(one[0]))
         self._made = {(linear.node.name or "", block): pair for (linear, block), pair in zip(blocks, made, strict=True)}
 
     def reader(self, group: Group, linear: Linear, block: int, units: int) -> tuple[Reader, Moments | None]:

@@ -29,6 +29,13 @@ def test_the_first_error_is_raised(count: int, monkeypatch: pytest.MonkeyPatch) 
         each(fail, range(6))
 
 
+def test_the_longest_pieces_begin_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
+    begun: list[int] = []
+    assert each(lambda n: (begun.append(n), -n)[1], [3, 1, 9, 5], float) == [-3, -1, -9, -5]
+    assert set(begun[:2]) == {9, 5} and begun[-1] in (1, 3)
+
+
 def test_pieces_run_beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "cores", lambda: 2)
     meet = threading.Barrier(2, timeout=5)
