@@ -24,7 +24,10 @@ WIDEST_GRAM = 6144
 
 @dataclass(eq=False)
 class LayerStatistics:
-    """Sums of one layer's inputs, one entry a group of the layer: to solve on and to judge on; `narrow` layers only."""
+    """Sums of one layer's inputs, one entry a group of the layer: to solve on and to judge on.
+
+    Layers too wide for them have empty lists and the `variance` of each input instead.
+    """
 
     solve: list[Tally]
     held: list[Tally]
@@ -78,7 +81,6 @@ def collect(
     statistics = {layer.name: _empty(layer) for layer in layers if layer.name in measured}
     targets = {layer.name: Tape() for layer in layers}
     weights = {layer.name: _transposed(layer) for layer in layers}
-
     for number, (values, active) in enumerate(_activations(model, layers, source, sampling)):
 
         def add(layer: Layer, number: int = number, values: Mapping[str, Array] = values) -> None:

@@ -42,7 +42,9 @@ class Tape:
         array = np.empty(shape, dtype)
         with self._reading:
             self._file.seek(start)
-            self._file.readinto(array.reshape(-1).view(np.uint8).data)
+            read = self._file.readinto(array.reshape(-1).view(np.uint8).data)
+        if read != array.nbytes:
+            raise BadInput(f"a temporary file in {tempfile.gettempdir()} was cut short; set TMPDIR")
         return array
 
     def __len__(self) -> int:

@@ -20,9 +20,9 @@ def select(problem: Problem, options: Options) -> Selection:
     """Greedy removal of the unit that raises the readers' refitted, normalised error least.
 
     `cost` is exact: after k removals it is the ridged error that an explicit refit on the rest has. Readers
-    without a Gram matrix count with Var(x_j)·‖W_:j‖² (FLAP). Each step removes `options.chunk` of the cheapest units,
-    if that is not given so many that there are at most `STEPS` steps; their joint cost stays exact, only the choice is
-    that much less fresh.
+    without a Gram matrix count with Var(x_j)·‖W_:j‖² (FLAP). Each step removes `options.chunk` of the cheapest units;
+    if that is not given, one at a time from less than 2 · `STEPS` units, and else so many that the steps stay below
+    that. Their joint cost stays exact, only the choice is that much less fresh.
     """
     measured = [reader for reader in problem.readers if reader.moments is not None]
     eliminations = [_start(reader, problem.width, options.ridge) for reader in measured]
