@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -13,11 +14,15 @@ from onnxprune.calibration.statistics import Tally
 from onnxprune.calibration.tape import Tape
 from onnxprune.graph import Array, array_of
 from onnxprune.layers import Layer
-from onnxprune.parallel import each
+from onnxprune.parallel import ahead, each, share
 from onnxprune.runtime import open_session, run
 from onnxprune.weights import to_matrix
 
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
 Tick = Callable[[], None]
+Part = tuple["ort.InferenceSession | None", dict[str, Array], list[Layer]]
 WIDEST_GRAM = 6144
 """Layers with more features keep variances only: their Gram matrix would take 300 MB and more."""
 
@@ -106,18 +111,32 @@ def _transposed(layer: Layer) -> Rows:
 def _activations(
     model: ir.Model, layers: Sequence[Layer], source: Source, sampling: Sampling
 ) -> Iterator[tuple[dict[str, Array], list[Layer]]]:
-    """What the layers read, batch by batch, and which of them still want rows; only their inputs leave the runtime."""
+    """What the layers read, batch by batch, and which of them still want rows; little else leaves the runtime."""
+
+    def activations(part: Part) -> tuple[dict[str, Array], list[Layer]]:
+        session, feeds, active = part
+        return {**feeds, **(run(session, feeds) if session is not None else {})}, active
+
+    return ahead(activations, _parts(model, layers, source, sampling))
+
+
+def _parts(model: ir.Model, layers: Sequence[Layer], source: Source, sampling: Sampling) -> Iterator[Part]:
+    """Each batch with the layers that want rows of it and the session that computes what those read.
+
+    A new one is opened, which takes as long as a few images, when it has only half as much to hand out.
+    """
     inputs = {value.name for value in model.graph.inputs}
-    session, asked = None, None
+    session, asked = None, 0
     for number, feeds in enumerate(source.batches()):
         active = [layer for layer in layers if number < sampling.used(layer.linear)]
         if not active:
             return
         values = (value for layer in active for value in (layer.linear.x, layer.partner) if value is not None)
         wanted = {value.name or "" for value in values} - inputs
-        if wanted != asked:
-            session, asked = (open_session(model, outputs=sorted(wanted)) if wanted else None), wanted
-        yield {**feeds, **(run(session, feeds) if session is not None else {})}, active
+        if number == 0 or 2 * len(wanted) <= asked:
+            session = open_session(model, outputs=sorted(wanted), threads=share()) if wanted else None
+            asked = len(wanted)
+        yield session, feeds, active
 
 
 def _empty(layer: Layer) -> LayerStatistics:

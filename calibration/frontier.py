@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnxprune.calibration.source import Source
 from onnxprune.calibration.tape import Tape
 from onnxprune.graph import Array, captured_values
+from onnxprune.parallel import ahead, share
 from onnxprune.runtime import open_session, run, subgraph
 
 
@@ -35,10 +36,14 @@ class Frontier:
         if batches <= self._have or number == 0:
             return
         outputs = sorted(set(self._tapes) - set(self._inputs))
-        session = open_session(subgraph(self._model, self._inputs, outputs)) if outputs else None
-        for feeds in islice(self._source.batches(), self._have, batches):
-            here = {**feeds, **(run(session, feeds) if session is not None else {})}
-            self._note_types(here)
+        session = open_session(subgraph(self._model, self._inputs, outputs), threads=share()) if outputs else None
+
+        def activations(feeds: dict[str, Array]) -> dict[str, Array]:
+            return {**feeds, **(run(session, feeds) if session is not None else {})}
+
+        for i, here in enumerate(ahead(activations, islice(self._source.batches(), self._have, batches))):
+            if i == 0:
+                self._note_types(here)
             for name, tape in self._tapes.items():
                 tape.append(here[name])
         self._have = batches
@@ -76,14 +81,18 @@ class Frontier:
             return
         outputs = sorted(set(wanted) - self._known(number))
         needed = self._needed(number) if outputs else []
-        session = open_session(subgraph(self._model, needed, outputs)) if outputs else None
+        session = open_session(subgraph(self._model, needed, outputs), threads=share()) if outputs else None
         read = [name for name in {*needed, *wanted} if name in self._tapes]
+
+        def activations(given: tuple[int, dict[str, Array]]) -> dict[str, Array]:
+            i, feeds = given
+            here = {**feeds, **{name: self._tapes[name][i] for name in read}}
+            return here | (run(session, {name: here[name] for name in needed}) if session is not None else {})
+
         feeds = islice(self._source.batches(), batches) if number == 0 else ({} for _ in range(batches))
-        for i, given in enumerate(feeds):
-            here = {**given, **{name: self._tapes[name][i] for name in read}}
-            if session is not None:
-                here |= run(session, {name: here[name] for name in needed})
-            self._note_types(here)
+        for i, here in enumerate(ahead(activations, enumerate(feeds))):
+            if i == 0:
+                self._note_types(here)
             yield here
 
     def _exec(self, node: ir.Node) -> int:

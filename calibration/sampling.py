@@ -1,6 +1,6 @@
 """Which rows of each layer the statistics use: the same in both sweeps, and no more than they are worth."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from zlib import crc32
 
@@ -30,6 +30,7 @@ class Sampling:
     layers: int
     trace: Trace
     seed: int
+    _totals: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def rows(self, linear: Linear) -> float:
         """Ten rows a feature, and up to 64 as far as those cost next to nothing; never more than there are."""
@@ -52,7 +53,11 @@ class Sampling:
         return spread(total, ceil(min(share, 1.0) * total), crc32(f"{self.seed}/{batch}/{linear.node.name}".encode()))
 
     def _all(self, linear: Linear) -> float:
-        return max(1.0, position_count(linear, self.trace.shape(linear.x)) / self.trace.batch * self.samples)
+        name = linear.node.name or ""
+        if name not in self._totals:
+            positions = position_count(linear, self.trace.shape(linear.x)) / self.trace.batch
+            self._totals[name] = max(1.0, positions * self.samples)
+        return self._totals[name]
 
 
 def held_out(rows: int, batch: int) -> slice:

@@ -14,8 +14,10 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 _CHUNK_ROWS = 4096
+_CENTRED_ROWS = 32
+"""Few enough to stay in the cache between two operations."""
 _LARGE_PRODUCT, _BLOCKS = 2e8, 4
-_PROBE_ROWS = 256
+_PROBE_ROWS = 64
 _SHIFT_ABOVE = 16.0
 
 
@@ -129,8 +131,10 @@ class Sums:
         if self.count == 0:
             raise ValueError("no rows were collected: the calibration data never reached this layer")
         mean_x, mean_y = self.x / self.count, self.y / self.count
-        gram = self.gram / self.count
-        for rows in _row_chunks(len(gram), 0):
+        gram = np.empty_like(self.gram)
+        for start in range(0, len(gram), _CENTRED_ROWS):
+            rows = slice(start, start + _CENTRED_ROWS)
+            np.divide(self.gram[rows], self.count, out=gram[rows])
             gram[rows] -= np.outer(mean_x[rows], mean_x)
         diagonal = gram.reshape(-1)[:: len(gram) + 1]
         # A constant feature leaves rounding noise of either sign; noise must not look like a live channel.
@@ -144,28 +148,44 @@ class Sums:
 
 
 class Tally:
-    """Sums of rows that come in small lots: wide ones wait until one product of many is worth adding F × F numbers."""
+    """Sums of rows that come in small lots: they wait until one product of many is worth adding F × F numbers."""
 
     def __init__(self, features: int, outputs: int = 0) -> None:
         """No rows yet; `outputs` as in `Sums.zeros`."""
         self._sums = Sums.zeros(features, outputs)
-        self._enough = max(1, features // 2)
-        self._waiting: list[tuple[F32, F32 | None]] = []
+        self._room = max(1, features)
+        self._inputs = np.empty((self._room, features), np.float32)
+        self._targets = np.empty((self._room, outputs), np.float32) if outputs else None
         self._rows = 0
+
+    @property
+    def count(self) -> int:
+        """How many rows were added."""
+        return self._sums.count + self._rows
 
     def add(self, inputs: F32, targets: F32 | None = None) -> None:
         """Add the rows of `inputs` (N, F) and, unless collected input-only, `targets` (N, n)."""
-        if not self._waiting and len(inputs) >= self._enough:
+        if len(inputs) >= self._room:
+            self._flush()
             self._sums.update(inputs, targets)
             return
-        self._waiting.append((inputs.copy(), None if targets is None else targets.copy()))
-        self._rows += len(inputs)
-        if self._rows >= self._enough:
-            self._flush()
+        while len(inputs):
+            taken = min(len(inputs), self._room - self._rows)
+            to = slice(self._rows, self._rows + taken)
+            self._inputs[to] = inputs[:taken]
+            inputs = inputs[taken:]
+            if self._targets is not None and targets is not None:
+                self._targets[to] = targets[:taken]
+                targets = targets[taken:]
+            self._rows += taken
+            if self._rows == self._room:
+                self._flush()
 
     def absorb(self, other: Tally) -> None:
         """Add the rows of another tally."""
-        self._sums = self.sums() + other.sums()
+        if other._sums.count:
+            self._sums = self._sums + other._sums
+        self.add(other._inputs[: other._rows], None if other._targets is None else other._targets[: other._rows])
 
     def sums(self) -> Sums:
         """The sums of all rows so far."""
@@ -174,10 +194,8 @@ class Tally:
 
     def _flush(self) -> None:
         if self._rows:
-            targets = [target for _, target in self._waiting if target is not None]
-            inputs = np.concatenate([rows for rows, _ in self._waiting])
-            self._sums.update(inputs, np.concatenate(targets) if targets else None)
-        self._waiting, self._rows = [], 0
+            rows, self._rows = slice(0, self._rows), 0
+            self._sums.update(self._inputs[rows], None if self._targets is None else self._targets[rows])
 
 
 def _row_chunks(rows: int, features: int) -> Iterator[slice]:

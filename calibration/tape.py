@@ -1,8 +1,8 @@
 """Arrays written one behind the other to an unnamed file, and read back in turn: memory does not grow with them."""
 
+import mmap
 import tempfile
 from collections.abc import Iterator
-from threading import Lock
 
 import numpy as np
 
@@ -16,7 +16,6 @@ class Tape:
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the tape
         self._index: list[tuple[int, tuple[int, ...], np.dtype]] = []
-        self._reading = Lock()
         self.bytes = 0
 
     def append(self, array: Array) -> None:
@@ -38,14 +37,17 @@ class Tape:
         return self
 
     def __getitem__(self, i: int) -> Array:
+        """Array number `i`, read-only: a view of the file, to be let go before the tape is cut and written on."""
         start, shape, dtype = self._index[i]
-        array = np.empty(shape, dtype)
-        with self._reading:
-            self._file.seek(start)
-            read = self._file.readinto(array.reshape(-1).view(np.uint8).data)
-        if read != array.nbytes:
-            raise BadInput(f"a temporary file in {tempfile.gettempdir()} was cut short; set TMPDIR")
-        return array
+        size = int(np.prod(shape)) * dtype.itemsize
+        if not size:
+            return np.empty(shape, dtype)
+        before = start % mmap.ALLOCATIONGRANULARITY
+        try:
+            view = mmap.mmap(self._file.fileno(), before + size, access=mmap.ACCESS_READ, offset=start - before)
+        except (OSError, ValueError) as error:
+            raise BadInput(f"a temporary file in {tempfile.gettempdir()} was cut short; set TMPDIR") from error
+        return np.frombuffer(view, dtype, size // dtype.itemsize, before).reshape(shape)
 
     def __len__(self) -> int:
         return len(self._index)

@@ -35,11 +35,10 @@ CAREFUL, USUAL = 0.75, 0.5
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """The width of each open group, in the order of `names`, its readers' held-out error, and how it came about."""
+    """The width of each open group, in the order of `names`, and how it came about."""
 
     names: tuple[str, ...]
     widths: Widths
-    errors: tuple[float | None, ...]
     allocation: str
 
 
@@ -79,14 +78,14 @@ def choose(
     if kind in ("ratio", "ratios"):
         rate = share if kind == "ratio" else 0.0
         taken = [w[0] if len(w) == 1 else nearest_width(w, w[-1] * (1 - rate)) for w in candidates]
-        return Chosen(names, np.array(taken, np.int64), _errors(scored, taken), "the same share of every group")
+        return Chosen(names, np.array(taken, np.int64), "the same share of every group")
     cost = _cost(analysis, groups, costs, kind, config, align)
     priced = [w if one.judges else w[-1:] for one, w in zip(scored, candidates, strict=True)]
     least = np.array([w[0] for w in priced], np.int64)
     if config.allocate == "uniform" or float(cost(least)) > share:
         widths = uniform(candidates, cost, share)
         why = "asked for" if config.allocate == "uniform" else "the groups with statistics to price are not enough"
-        return Chosen(names, widths, _errors(scored, widths), f"uniform: {why}")
+        return Chosen(names, widths, f"uniform: {why}")
     candidates = priced
     count, inputs = _probe_size(len(scored), data, float(costs.macs(costs.full)))
     prober = open_prober(analysis, layers, scored, _probe_feeds(data, inputs))
@@ -96,7 +95,7 @@ def choose(
         Choice(w, [d * _shared(one.group) for d in own]) for one, w, own in zip(scored, candidates, damage, strict=True)
     ]
     widths = least_damage(choices, cost, share)
-    return Chosen(names, widths, _errors(scored, widths), "global: the outputs suffer least, by a probe of each group")
+    return Chosen(names, widths, "global: the outputs suffer least, by a probe of each group")
 
 
 def _shared(group: Group) -> float:
@@ -134,15 +133,6 @@ def _cost(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: s
         return np.maximum(share, share + PADDING * (padded(every) / whole_padded - share))
 
     return cost
-
-
-def _errors(scored: Sequence[Scored], widths: Sequence[int] | Widths) -> tuple[float | None, ...]:
-
-    def error(pair: tuple[Scored, int]) -> float | None:
-        one, width = pair
-        return float(one.errors([int(width)])[0]) if one.judges else None
-
-    return tuple(each(error, zip(scored, widths, strict=True)))
 
 
 def _damage(prober: Prober, scored: Scored, widths: Sequence[int], count: int, tick: Tick) -> list[float]:

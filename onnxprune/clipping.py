@@ -1,7 +1,7 @@
 """Solve a layer whose output a Relu clips: where the target is negative, any negative output is as good as another."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,9 +38,12 @@ def alternate(
     """
     count = sum(len(part.x) for part in rows)
     trust = max(count / max(moments.count, 1), min(1.0, count / (ROWS_PER_FEATURE * max(len(moments.mean_x), 1))))
+    if trust < LEAST_TRUST:
+        return start
+    centred = each(lambda part: replace(part, x=part.x - moments.mean_x.astype(np.float32)), rows)
     now = start
-    for _ in range(ROUNDS if trust >= LEAST_TRUST else 0):
-        now = _refitted(rows, trust / max(count, 1), moments, factor, prior, now)
+    for _ in range(ROUNDS):
+        now = _refitted(centred, trust / max(count, 1), moments, factor, prior, now)
     return now
 
 
@@ -52,11 +55,17 @@ def _refitted(
     prior: F64,
     now: tuple[F64, F64],
 ) -> tuple[F64, F64]:
-    """One round: the fit to the target plus the slack that the outputs of `now` leave, a row counted `each_row`."""
+    """One round: the fit to the target plus the slack that the outputs of `now` leave, a row counted `each_row`.
+
+    The inputs of `rows` are centred here.
+    """
+    weight, bias = now
+    middle = (bias + weight @ moments.mean_x).astype(np.float32)
+    across = weight.T.astype(np.float32)
 
     def products(part: ClippedRows) -> tuple[Rows, Rows]:
-        slack = _slack(part, *now)
-        return (part.x - moments.mean_x.astype(np.float32)).T @ slack, slack.sum(axis=0)
+        slack = _slack(part, part.x @ across + middle)
+        return part.x.T @ slack, slack.sum(axis=0)
 
     found = each(products, rows)
     cross, total = (each_row * sum((pair[i].astype(np.float64) for pair in found), np.zeros(1)) for i in range(2))
@@ -64,11 +73,11 @@ def _refitted(
     return weight, moments.mean_y + total - weight @ moments.mean_x
 
 
-def _given(part: ClippedRows, weight: F64, bias: F64) -> Rows:
-    """The sum that the Relu reads."""
-    return np.asarray(part.x @ weight.T.astype(np.float32) + bias.astype(np.float32) + part.offset)
-
-
-def _slack(part: ClippedRows, weight: F64, bias: F64) -> Rows:
+def _slack(part: ClippedRows, output: Rows) -> Rows:
     """How far the target may move toward what is given: to it where both are negative, to zero where only it is."""
-    return np.where(part.target <= 0, np.minimum(_given(part, weight, bias), 0) - part.target, np.float32(0))
+    given = output
+    given += part.offset
+    np.minimum(given, 0, out=given)
+    given -= part.target
+    given *= part.target <= 0
+    return given

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnxprune.calibration.source import Source
 from onnxprune.errors import BadInput
 from onnxprune.graph import Array
+from onnxprune.parallel import ahead, share
 from onnxprune.report import Fidelity
 from onnxprune.runtime import open_session, run
 
@@ -22,11 +23,14 @@ def compare(original: ir.Model, pruned: ir.Model, source: Source, held_out: bool
     Each output counts with its own norm, so that large numbers do not hide small ones; of one that is no floating-point
     number (classes, ids) the root of the share of elements that differ counts.
     """
-    first, second = open_session(original), open_session(pruned)
+    first, second = (open_session(model, threads=share()) for model in (original, pruned))
     errors: dict[str, Array] = {}
     agreed = counted = samples = 0
-    for feeds in source.batches():
-        a, b = run(first, feeds), run(second, feeds)
+
+    def outputs(feeds: dict[str, Array]) -> tuple[int, dict[str, Array], dict[str, Array]]:
+        return len(next(iter(feeds.values()))), run(first, feeds), run(second, feeds)
+
+    for size, a, b in ahead(outputs, source.batches()):
         for name in a:
             if a[name].shape == b[name].shape:
                 errors[name] = errors.get(name, np.zeros(2)) + _squares(a[name], b[name])
@@ -34,7 +38,7 @@ def compare(original: ir.Model, pruned: ir.Model, source: Source, held_out: bool
         if classes is not None:
             agreed += int(np.sum(a[classes].argmax(-1) == b[classes].argmax(-1)))
             counted += len(a[classes])
-        samples += len(next(iter(feeds.values())))
+        samples += size
     relative = [float(np.sqrt(e / max(n, 1e-30))) for e, n in errors.values()]
     mean = float(np.mean(relative)) if relative else 0.0
     return Fidelity(

@@ -16,7 +16,7 @@ from onnxprune.prepare import Data
 from onnxprune.report import Accuracy, Fidelity, Latency
 from onnxprune.runtime import open_session
 
-BENCH_SECONDS = 0.8
+BENCH_SECONDS = 0.5
 
 
 @dataclass(frozen=True, eq=False)

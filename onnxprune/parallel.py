@@ -5,7 +5,8 @@ scheduler (docs/decisions). Pieces that never wait for each other do not.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -34,6 +35,26 @@ def each(function: Callable[[T], R], items: Iterable[T], cost: Callable[[T], flo
 
 LANES = 2
 """Always as many, whatever the machine: sums that come together in one order have the same bits."""
+
+
+def share() -> int:
+    """The cores of one lane: the threads of a session that `ahead` runs."""
+    return max(1, cores() // LANES)
+
+
+def ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`function` of each item, in order, as many beside each other as there are lanes, while the caller uses results.
+
+    No more than that are ready before they are asked for. The items are drawn by the caller's thread.
+    """
+    with ThreadPoolExecutor(LANES) as pool:
+        running: deque[Future[R]] = deque()
+        for item in items:
+            running.append(pool.submit(function, item))
+            if len(running) > LANES:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
 
 
 def alongside(function: Callable[[int, int, T], None], items: Iterable[T]) -> None:

@@ -20,7 +20,7 @@ from onnxprune.model_io import ModelSource, like, load
 from onnxprune.passes.remove import remove
 from onnxprune.passes.samplers import drop_idle_samplers
 from onnxprune.plan import Plan
-from onnxprune.planning import keep_of_widths, make_plan, provable
+from onnxprune.planning import keep_of_widths, make_plan, provable, reader_errors
 from onnxprune.prepare import Data, Prepared, fitted, open_data, prepare
 from onnxprune.progress import Progress, Silent, Stages
 from onnxprune.rebuild import Rebuilt, rebuild
@@ -98,7 +98,7 @@ def _run(
         proof = prove(prepared.analysis, slim, keep, data.sample)
     with stages.stage("measure"):
         measured = measure(prepared.original, slim, data, judge, settings)
-    plan = make_plan(prepared, chosen, keep, settings)
+    plan = make_plan(prepared, keep, reader_errors(prepared, solved), settings)
     outcome = Outcome(slim, chosen, refused, solved, proof, measured, stages.seconds, disk)
     return Result(like(slim, loaded), plan, make_report(loaded, settings, prepared, data, plan, outcome))
 

@@ -1,5 +1,6 @@
 """Widths to a choice, a choice to a plan; and the check that a choice can be proved."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnxprune.graph import Array
 from onnxprune.passes.remove import remove
 from onnxprune.plan import GroupPlan, Plan, cuts
 from onnxprune.prepare import Prepared
+from onnxprune.rebuild import Rebuilt
 from onnxprune.scoring import Scored
 from onnxprune.verify import prove
 
@@ -47,10 +49,16 @@ def provable(analysis: Analysis, keep: Keep, scored: Sequence[Scored], feeds: Ma
     return {}
 
 
-def make_plan(prepared: Prepared, chosen: Chosen, keep: Keep, config: Config) -> Plan:
-    """The plan of a run: the groups that lose units."""
+def reader_errors(prepared: Prepared, solved: Sequence[Rebuilt]) -> dict[str, float]:
+    """The largest held-out error that the rebuild left in a reader of each group; no entry where it knows none."""
+    after = {one.name: one.after for one in solved if not math.isnan(one.after)}
+    found = {g.name: [after[x.node.name or ""] for x in g.readers if x.node.name in after] for g in prepared.groups}
+    return {name: max(errors) for name, errors in found.items() if errors}
+
+
+def make_plan(prepared: Prepared, keep: Keep, errors: Mapping[str, float], config: Config) -> Plan:
+    """The plan of a run: the groups that lose units, with the errors of their readers."""
     analysis = prepared.analysis
-    errors = dict(zip(chosen.names, chosen.errors, strict=True))
     groups = []
     for group in prepared.groups:
         stays = keep[group.units]

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxprune.calibration.batchnorm_match import match
 from onnxprune.calibration.inputs import batch_axes, fixed_batch
+from onnxprune.calibration.recorded import Recorded
 from onnxprune.calibration.source import ImageOptions, Source, input_specs, open_calibration
 from onnxprune.calibration.window import Window, batch_of, cut
 from onnxprune.config import Config
@@ -27,14 +28,19 @@ DEFAULT_SAMPLES = 512
 HELD_OUT = 64
 FEWEST_SAMPLES, PATIENCE = 64, 2e12
 """Unless told otherwise, use at least so many inputs, and at most so many multiply–adds a pass."""
-LARGEST_ACTIVATION = 32_000_000
+FEWEST_JUDGED, JUDGED = 16, 3.5e10
+"""Compare on at least so many of the inputs laid aside, and on no more than cost so many multiply–adds."""
+LARGEST_ACTIVATION = 16_000_000
 """Bytes of one tensor that the system hands out again; larger ones are new pages each time, which took half a sweep."""
 TRACE_BATCH = 2
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Calibration inputs: those to solve on, those kept apart (empty where there are too few), and what was guessed."""
+    """Calibration inputs: those to solve on, those kept apart (empty where there are too few), and what was guessed.
+
+    `made` holds synthetic inputs, of which the others are parts.
+    """
 
     source: Source
     apart: Source
@@ -44,6 +50,7 @@ class Data:
     fixed_batch: bool
     batches: int
     guesses: tuple[str, ...]
+    made: Recorded | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +81,8 @@ def open_data(model: ir.Model, calib: object, config: Config, matched: bool = Tr
     )
     with _blamed(opened.guesses):
         source, axes = match(model, opened.source) if matched else opened.source, batch_axes(opened.specs)
+    made = Recorded(source) if source.synthetic else None
+    source = made or source
     size = fixed_batch(opened.specs) or 1
     apart = _apart(source.samples, wanted, size)
     judged = apart or max(size, min(source.samples, HELD_OUT) // size * size)
@@ -83,12 +92,20 @@ def open_data(model: ir.Model, calib: object, config: Config, matched: bool = Tr
     judge = Window(source, axes, source.samples - judged, source.samples)
     batches = -(-solve.samples // batch_of(first, axes))
     fixed = fixed_batch(opened.specs) is not None
-    return Data(solve, judge, apart > 0, sample, axes, fixed, batches, tuple(opened.guesses))
+    return Data(solve, judge, apart > 0, sample, axes, fixed, batches, tuple(opened.guesses), made)
 
 
 def fitted(data: Data, trace: Trace, macs: float, config: Config) -> Data:
     """The data, in as many inputs and as large batches as suit the model, where the user did not say."""
-    return _in_batches(_affordable(data, macs, config), trace, config)
+    return _in_batches(_few_judged(_affordable(data, macs, config), macs), trace, config)
+
+
+def _few_judged(data: Data, macs: float) -> Data:
+    """Fewer inputs to compare on, where the model is large."""
+    most = max(FEWEST_JUDGED, int(JUDGED / max(macs, 1.0)))
+    if data.fixed_batch or data.apart.samples <= most:
+        return data
+    return replace(data, apart=Window(data.apart, data.axes, 0, most))
 
 
 def _affordable(data: Data, macs: float, config: Config) -> Data:

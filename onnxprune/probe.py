@@ -43,7 +43,7 @@ class Prober:
         if not readers:
             return [0.0 for _ in trials]
         tail = _tail(self.model, [self.layers[name] for name in sorted(readers)], self.known, self.judged)
-        session = open_session(tail)
+        session = open_session(tail, threads=1)
         known = {
             value.name or "": self.known[value.name or ""] for value in tail.graph.inputs if value.name in self.known
         }

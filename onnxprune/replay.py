@@ -84,8 +84,7 @@ def _rebuilt(
 
 def _chosen(plan: Plan) -> Chosen:
     widths = np.array([len(group.kept) for group in plan.groups], np.int64)
-    names, errors = tuple(g.name for g in plan.groups), tuple(g.error for g in plan.groups)
-    return Chosen(names, widths, errors, "what the plan says")
+    return Chosen(tuple(g.name for g in plan.groups), widths, "what the plan says")
 
 
 def _report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, plan: Plan, outcome: Outcome) -> Report:

@@ -12,9 +12,10 @@ class _Frozen(BaseModel):
 
 
 class GroupReport(_Frozen):
-    """One group: its width before and after, the method that chose what went, and the readers' held-out error there.
+    """One group: its width before and after, the method that chose what went, and the error of its readers.
 
-    The error is relative, and None where it was not measured; `reason` says why a group stayed whole.
+    The error is the largest relative one, on held-out rows, that the rebuild left in a reader; None where no reader was
+    solved. `reason` says why a group stayed whole.
     """
 
     name: str

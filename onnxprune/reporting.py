@@ -12,6 +12,7 @@ from onnxprune.costs import cost_model
 from onnxprune.measure import Measured
 from onnxprune.model_io import Loaded
 from onnxprune.plan import Plan
+from onnxprune.planning import reader_errors
 from onnxprune.prepare import Data, Prepared
 from onnxprune.rebuild import Rebuilt
 from onnxprune.report import Budget, Calibrated, ClosedReport, GroupReport, LayerReport, Report, Totals
@@ -37,7 +38,7 @@ class Outcome:
 def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, plan: Plan, outcome: Outcome) -> Report:
     """Gather the report. Totals: of the model as it came (before BatchNorm was folded), and at the widths after."""
     kept = {group.name: len(group.kept) for group in plan.groups}
-    errors = dict(zip(outcome.chosen.names, outcome.chosen.errors, strict=True))
+    errors = {group.name: group.error for group in plan.groups} | reader_errors(prepared, outcome.solved)
     costs = cost_model(prepared.analysis)
     widths = np.array([kept.get(group.name, group.width) for group in prepared.analysis.groups], np.int64)
     before = _totals(costs.macs(costs.full), prepared.original)
@@ -103,7 +104,7 @@ def _calibrated(data: Data, outcome: Outcome) -> Calibrated:
         description=source.description,
         samples=source.samples,
         synthetic=source.synthetic,
-        disk_bytes=outcome.disk_bytes,
+        disk_bytes=outcome.disk_bytes + (data.made.disk_bytes if data.made is not None else 0),
         guesses=data.guesses,
     )
 

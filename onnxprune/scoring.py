@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxprune.calibration.collect import Collected, LayerStatistics
-from onnxprune.calibration.statistics import F64, Moments
+from onnxprune.calibration.statistics import F64, Moments, Tally
 from onnxprune.criteria import Criterion
 from onnxprune.criteria.curve import error_curve
 from onnxprune.criteria.problem import Options, Problem, Reader, Selection, Writer
@@ -23,11 +24,16 @@ Tick = Callable[[], None]
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """One reader with its held-out moments, and which block of its layer it is."""
+    """One reader, the rows of it that were held out, and which block of its layer it is."""
 
     reader: Reader
-    held: Moments
+    rows: Tally
     block: int
+
+    @cached_property
+    def held(self) -> Moments:
+        """The held-out moments, made when first asked for: criteria that know their own error do without."""
+        return self.rows.sums().centred().with_linear_targets(self.reader.weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +71,7 @@ def score(
         writers = tuple(_writer(group, linear) for linear in group.writers)
         own = tuple(reader for reader, _, _ in reading)
         problem = Problem(group.name, group.width, own, writers, group.rows, seed + number)
-        judges = tuple(Judge(reader, held, block) for reader, held, block in reading if held is not None)
+        judges = tuple(Judge(reader, rows, block) for reader, rows, block in reading if rows is not None)
         selection = criterion.select(problem, options)
         tick()
         return Scored(group, problem, selection, judges)
@@ -89,8 +95,8 @@ class _Moments:
         made = each(lambda one: _centred(statistics[one[0].node.name or ""], *one), blocks, lambda one: _cubed(one[0]))
         self._made = {(linear.node.name or "", block): pair for (linear, block), pair in zip(blocks, made, strict=True)}
 
-    def reader(self, group: Group, linear: Linear, block: int, units: int) -> tuple[Reader, Moments | None]:
-        """One block of a layer as the criteria see it, and its held-out moments."""
+    def reader(self, group: Group, linear: Linear, block: int, units: int) -> tuple[Reader, Tally | None]:
+        """One block of a layer as the criteria see it, and the rows that judge: all where none were held out."""
         name = linear.node.name or ""
         weight = to_matrix(linear, array_of(linear.weight))[block].astype(np.float64)
         channel = _positions(group, units)[linear.features[block]]
@@ -99,16 +105,15 @@ class _Moments:
             return Reader(name, weight, None, channel), None
         if not found.solve:
             return Reader(name, weight, None, channel, found.variance.variance()[block]), None
-        solve, held = self._made[name, block]
-        return Reader(name, weight, solve, channel), held
+        solve, held = found.solve[block], found.held[block]
+        return Reader(name, weight, self._made[name, block], channel), held if held.count else solve
 
 
-def _centred(statistics: LayerStatistics, linear: Linear, block: int) -> tuple[Moments, Moments]:
-    """The moments to solve on and to judge on; each stands in for the other where that saw no row."""
+def _centred(statistics: LayerStatistics, linear: Linear, block: int) -> Moments:
+    """The moments to solve on; of the rows held out where there are no others."""
     weight = to_matrix(linear, array_of(linear.weight))[block].astype(np.float64)
-    solve, held = statistics.solve[block].sums(), statistics.held[block].sums()
-    solve, held = (solve if solve.count else held), (held if held.count else solve)
-    return solve.centred().with_linear_targets(weight), held.centred().with_linear_targets(weight)
+    solve, held = statistics.solve[block], statistics.held[block]
+    return (solve if solve.count else held).sums().centred().with_linear_targets(weight)
 
 
 def _positions(group: Group, units: int) -> npt.NDArray[np.intp]:

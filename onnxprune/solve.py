@@ -17,7 +17,7 @@ LEAST_RESERVOIR = 1200
 ALL_ROUNDS = 4e9
 """Multiply–adds of one round of the alternation in all layers together: a tenth of a second."""
 FEW = 512
-"""Wider layers are not tried with the weakest ridge: a factorisation costs, and they have the fewest rows a feature."""
+"""Wider layers take the strongest ridge: with their few rows a feature it was as good as any (docs/decisions/0013)."""
 WIDE_ROWS = 2048
 WIDE_RIDGE = 1e-2
 
@@ -70,9 +70,11 @@ class Block:
         solve, held = (tally.sums() for tally in self._tallies)
         everything = (solve + held).centred()
         judge = held.centred() if held.count else everything
-        inside = solve.centred() if solve.count else everything
-        kept = np.arange(prior.shape[1])
-        rho, _ = choose_ridge(inside, judge, prior, kept, RIDGES if len(kept) <= FEW else RIDGES[1:])
+        features = prior.shape[1]
+        rho = RIDGES[-1]
+        if features <= FEW:
+            inside = solve.centred() if solve.count else everything
+            rho, _ = choose_ridge(inside, judge, prior, np.arange(features), RIDGES)
         factor = RidgeFactor(everything.gram, rho)
         weight = factor.solve(everything.cross, prior)
         before = _error(judge, prior, bias)

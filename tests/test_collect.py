@@ -111,7 +111,8 @@ class FewRows(EveryRow):
 
 
 def sparse(network: Net) -> Net:
-    return replace(network, sampling=FewRows(*vars(network.sampling).values()))
+    s = network.sampling
+    return replace(network, sampling=FewRows(s.samples, s.batches, s.layers, s.trace, s.seed))
 
 
 def test_rows_that_were_sampled_are_those_at_the_positions(small: Net) -> None:

@@ -1,11 +1,12 @@
 """Pieces of work on all cores: the results in order, errors not lost."""
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from onnxprune import parallel
-from onnxprune.parallel import LANES, alongside, cores, each
+from onnxprune.parallel import LANES, ahead, alongside, cores, each, share
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -70,3 +71,41 @@ def test_an_error_in_a_lane_is_raised() -> None:
 
     with pytest.raises(ValueError, match="item 3"):
         alongside(fail, range(1, 6))
+
+
+def test_results_ahead_come_in_order_and_no_more_are_begun_than_are_soon_wanted() -> None:
+    drawn: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(20):
+            drawn.append(number)
+            yield number
+
+    results = ahead(lambda n: n * n, items())
+    for number in range(20):
+        assert next(results) == number**2
+        assert len(drawn) <= number + 1 + LANES
+    assert next(results, None) is None
+
+
+def test_results_ahead_are_made_beside_each_other() -> None:
+    meet = threading.Barrier(LANES, timeout=30)
+    assert list(ahead(lambda n: (meet.wait(), n)[1], range(2 * LANES))) == list(range(2 * LANES))
+
+
+def test_an_error_ahead_is_raised_in_its_turn() -> None:
+    def fail(number: int) -> int:
+        if number == 3:
+            raise ValueError(f"item {number}")
+        return number
+
+    results = ahead(fail, range(9))
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="item 3"):
+        next(results)
+
+
+@pytest.mark.parametrize(("count", "threads"), [(1, 1), (2, 1), (8, 8 // LANES)])
+def test_the_lanes_share_the_cores(count: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: count)
+    assert share() == threads

@@ -1,5 +1,6 @@
 """A choice of widths becomes a plan, and one that cannot be proved is found before it is used."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from onnxprune.criteria.problem import Options
 from onnxprune.errors import ProofFailed
 from onnxprune.model_io import load
 from onnxprune.plan import keep_of
-from onnxprune.planning import keep_of_widths, make_plan, provable
+from onnxprune.planning import keep_of_widths, make_plan, provable, reader_errors
 from onnxprune.prepare import Data, Prepared, open_data, prepare
+from onnxprune.rebuild import Rebuilt
 from onnxprune.scoring import Scored, score
 
 CONFIG = Config(method="magnitude", rebuild="none")
@@ -31,7 +33,7 @@ def case() -> tuple[Prepared, Data, list[Scored]]:
 
 
 def chosen(scored: list[Scored], *widths: int) -> Chosen:
-    return Chosen(tuple(one.group.name for one in scored), np.array(widths), (0.25, None), "by hand")
+    return Chosen(tuple(one.group.name for one in scored), np.array(widths), "by hand")
 
 
 Case = tuple[Prepared, Data, list[Scored]]
@@ -49,7 +51,8 @@ def test_the_plan_holds_the_groups_that_lose_and_reads_back_as_the_choice(case: 
     prepared, _, scored = case
     by_hand = chosen(scored, 3, 8)
     keep = keep_of_widths(prepared.analysis, scored, by_hand)
-    plan = make_plan(prepared, by_hand, keep, CONFIG)
+    first = scored[0].group.name
+    plan = make_plan(prepared, keep, {first: 0.25}, CONFIG)
     (only,) = plan.groups
     assert (only.name, only.width, only.method, only.error) == ("Conv:h0", 8, "magnitude", 0.25)
     assert only.kept == tuple(scored[0].selection.keep(3).tolist())
@@ -88,3 +91,12 @@ def test_where_only_all_together_fail_that_is_an_error(case: Case, monkeypatch: 
     fails_where(monkeypatch, lambda choice: not any(choice[one.group.units].all() for one in scored))
     with pytest.raises(ProofFailed, match="each group alone can be proved, all together cannot"):
         provable(prepared.analysis, keep, scored, data.sample)
+
+
+def test_a_groups_error_is_the_largest_that_the_rebuild_left_in_a_reader(case: Case) -> None:
+    prepared, _, scored = case
+    first, second = (one.group for one in scored)
+    readers = [[linear.node.name or "" for linear in group.readers] for group in (first, second)]
+    solved = [Rebuilt(readers[0][0], 0.5, 0.25), *(Rebuilt(name, 1.0, math.nan) for name in readers[1])]
+    assert reader_errors(prepared, solved) == {first.name: 0.25}
+    assert reader_errors(prepared, []) == {}

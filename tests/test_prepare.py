@@ -174,7 +174,7 @@ def test_a_fixed_batch_divides_what_is_kept_apart() -> None:
     ("side", "options", "sizes"),
     [
         (10, {}, [32] * 3),  # 4 channels of 10 × 10 in fp32: 1,600 bytes a sample
-        (1000, {}, [2] * 48),  # 16 MB a sample
+        (700, {}, [2] * 48),  # 8 MB a sample
         (1000, {"batch_size": 16}, [16] * 6),
         (4000, {}, [1] * 96),
     ],
@@ -200,6 +200,23 @@ def test_expensive_models_see_fewer_inputs_unless_told() -> None:
     assert any("64 of" in said for said in few.guesses)
     told = make_config(samples=90)
     assert fitted(open_data(load(tiny_model()).model, tiny_inputs(100), told), trace, 1e12, told).source.samples == 90
+
+
+def test_expensive_models_are_compared_on_fewer_inputs() -> None:
+    data, trace = (
+        open_data(load(tiny_model()).model, tiny_inputs(200), make_config(samples=100)),
+        Trace({"x": (2, 3, 9, 9)}, {}, 2),
+    )
+    judged = [fitted(data, trace, macs, make_config(samples=100)).apart.samples for macs in (1e6, 1e9, 1e12)]
+    assert judged == [64, 35, 16]
+
+
+def test_synthetic_inputs_are_made_once_and_what_they_take_is_told() -> None:
+    data = open_data(load(tiny_model()).model, None, make_config(samples=8))
+    first, second = ([feeds["x"].copy() for feeds in data.source.batches()] for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert data.made is not None and data.made.disk_bytes >= sum(a.nbytes for a in first)
 
 
 def test_a_model_that_does_not_run_at_a_guessed_size_tells_the_guess() -> None:

@@ -1,0 +1,52 @@
+"""A source whose batches are made once and then read from temporary files: to make up a picture costs more."""
+
+from collections.abc import Iterator
+
+from onnxprune.calibration.source import Source
+from onnxprune.calibration.tape import Tape
+from onnxprune.graph import Array
+
+
+class Recorded:
+    """The batches of another source, each kept when it is first asked for; the same as if that were asked again."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._coming = source.batches()
+        self._tapes: dict[str, Tape] = {}
+        self._have = 0
+
+    @property
+    def samples(self) -> int:
+        """How many samples it holds."""
+        return self._source.samples
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether no real data was seen."""
+        return self._source.synthetic
+
+    @property
+    def description(self) -> str:
+        """What the report says of the data."""
+        return self._source.description
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of temporary files in use."""
+        return sum(tape.bytes for tape in self._tapes.values())
+
+    def batches(self) -> Iterator[dict[str, Array]]:
+        """Yield the feeds. Raises BadInput where the disk is full."""
+        number = 0
+        while number < self._have or self._record():
+            yield {name: tape[number] for name, tape in self._tapes.items()}
+            number += 1
+
+    def _record(self) -> bool:
+        """Make one more batch; False where there is none."""
+        feeds = next(self._coming, None)
+        for name, array in (feeds or {}).items():
+            self._tapes.setdefault(name, Tape()).append(array)
+        self._have += feeds is not None
+        return feeds is not None
