@@ -30,7 +30,7 @@ FEWEST_SAMPLES, PATIENCE = 64, 2e12
 """Unless told otherwise, use at least so many inputs, and at most so many multiply–adds a pass."""
 FEWEST_JUDGED, JUDGED = 16, 3.5e10
 """Compare on at least so many of the inputs laid aside, and on no more than cost so many multiply–adds."""
-LARGEST_ACTIVATION = 16_000_000
+LARGEST_ACTIVATION = 32_000_000
 """Bytes of one tensor that the system hands out again; larger ones are new pages each time, which took half a sweep."""
 TRACE_BATCH = 2
 

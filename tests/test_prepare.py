@@ -174,7 +174,7 @@ def test_a_fixed_batch_divides_what_is_kept_apart() -> None:
     ("side", "options", "sizes"),
     [
         (10, {}, [32] * 3),  # 4 channels of 10 × 10 in fp32: 1,600 bytes a sample
-        (700, {}, [2] * 48),  # 8 MB a sample
+        (1000, {}, [2] * 48),  # 16 MB a sample
         (1000, {"batch_size": 16}, [16] * 6),
         (4000, {}, [1] * 96),
     ],
