@@ -45,8 +45,10 @@ class Tape:
         before = start % mmap.ALLOCATIONGRANULARITY
         try:
             view = mmap.mmap(self._file.fileno(), before + size, access=mmap.ACCESS_READ, offset=start - before)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise BadInput(f"a temporary file in {tempfile.gettempdir()} was cut short; set TMPDIR") from error
+        except OSError as error:
+            raise BadInput(f"a temporary file in {tempfile.gettempdir()} cannot be read: {error}") from error
         return np.frombuffer(view, dtype, size // dtype.itemsize, before).reshape(shape)
 
     def __len__(self) -> int:

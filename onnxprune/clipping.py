@@ -64,7 +64,7 @@ def _refitted(
     across = weight.T.astype(np.float32)
 
     def products(part: ClippedRows) -> tuple[Rows, Rows]:
-        slack = _slack(part, part.x @ across + middle)
+        slack = _slack(part, part.x @ across + (middle + part.offset))
         return part.x.T @ slack, slack.sum(axis=0)
 
     found = each(products, rows)
@@ -73,11 +73,8 @@ def _refitted(
     return weight, moments.mean_y + total - weight @ moments.mean_x
 
 
-def _slack(part: ClippedRows, output: Rows) -> Rows:
-    """How far the target may move toward what is given: to it where both are negative, to zero where only it is."""
-    given = output
-    given += part.offset
-    np.minimum(given, 0, out=given)
-    given -= part.target
-    given *= part.target <= 0
-    return given
+def _slack(part: ClippedRows, given: Rows) -> Rows:
+    """How far the target may move toward what the Relu is given: to it where both are negative, else to zero."""
+    slack = np.minimum(given, 0, out=given) - part.target
+    slack[part.target > 0] = 0
+    return np.asarray(slack)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -22,18 +22,32 @@ from onnxprune.weights import to_matrix
 Tick = Callable[[], None]
 
 
+class HeldOut:
+    """The held-out moments of one block of a layer, made when first asked for: many criteria do without.
+
+    Groups that share the layer share the object, and ask for it from several threads.
+    """
+
+    def __init__(self, rows: Tally, weight: F64) -> None:
+        self._rows, self._weight = rows, weight
+        self._made: Moments | None = None
+        self._making = Lock()
+
+    def moments(self) -> Moments:
+        """The same object each time."""
+        with self._making:
+            if self._made is None:
+                self._made = self._rows.sums().centred().with_linear_targets(self._weight)
+            return self._made
+
+
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """One reader, the rows of it that were held out, and which block of its layer it is."""
+    """One reader, its held-out rows, and which block of its layer it is."""
 
     reader: Reader
-    rows: Tally
+    held: HeldOut
     block: int
-
-    @cached_property
-    def held(self) -> Moments:
-        """The held-out moments, made when first asked for: criteria that know their own error do without."""
-        return self.rows.sums().centred().with_linear_targets(self.reader.weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +61,7 @@ class Scored:
 
     def errors(self, widths: Sequence[int]) -> F64:
         """The readers' held-out errors after a refit on so many units, over their energies, summed."""
-        held = {id(judge.reader): judge.held for judge in self.judges}
+        held = {id(judge.reader): judge.held.moments() for judge in self.judges}
         return error_curve(self.problem, [held.get(id(r)) for r in self.problem.readers], self.selection, widths)
 
 
@@ -71,7 +85,7 @@ def score(
         writers = tuple(_writer(group, linear) for linear in group.writers)
         own = tuple(reader for reader, _, _ in reading)
         problem = Problem(group.name, group.width, own, writers, group.rows, seed + number)
-        judges = tuple(Judge(reader, rows, block) for reader, rows, block in reading if rows is not None)
+        judges = tuple(Judge(reader, held, block) for reader, held, block in reading if held is not None)
         selection = criterion.select(problem, options)
         tick()
         return Scored(group, problem, selection, judges)
@@ -92,11 +106,11 @@ class _Moments:
         linears = {linear.node.name or "": linear for group in groups for linear in group.readers}
         narrow = [linear for name, linear in linears.items() if name in statistics and statistics[name].solve]
         blocks = [(linear, block) for linear in narrow for block in range(linear.groups)]
-        made = each(lambda one: _centred(statistics[one[0].node.name or ""], *one), blocks, lambda one: _cubed(one[0]))
+        made = each(lambda one: _moments(statistics[one[0].node.name or ""], *one), blocks, lambda one: _cubed(one[0]))
         self._made = {(linear.node.name or "", block): pair for (linear, block), pair in zip(blocks, made, strict=True)}
 
-    def reader(self, group: Group, linear: Linear, block: int, units: int) -> tuple[Reader, Tally | None]:
-        """One block of a layer as the criteria see it, and the rows that judge: all where none were held out."""
+    def reader(self, group: Group, linear: Linear, block: int, units: int) -> tuple[Reader, HeldOut | None]:
+        """One block of a layer as the criteria see it, and its held-out moments."""
         name = linear.node.name or ""
         weight = to_matrix(linear, array_of(linear.weight))[block].astype(np.float64)
         channel = _positions(group, units)[linear.features[block]]
@@ -105,15 +119,16 @@ class _Moments:
             return Reader(name, weight, None, channel), None
         if not found.solve:
             return Reader(name, weight, None, channel, found.variance.variance()[block]), None
-        solve, held = found.solve[block], found.held[block]
-        return Reader(name, weight, self._made[name, block], channel), held if held.count else solve
+        solve, held = self._made[name, block]
+        return Reader(name, weight, solve, channel), held
 
 
-def _centred(statistics: LayerStatistics, linear: Linear, block: int) -> Moments:
-    """The moments to solve on; of the rows held out where there are no others."""
+def _moments(statistics: LayerStatistics, linear: Linear, block: int) -> tuple[Moments, HeldOut]:
+    """The moments to solve on and to judge on; each stands in for the other where that saw no row."""
     weight = to_matrix(linear, array_of(linear.weight))[block].astype(np.float64)
     solve, held = statistics.solve[block], statistics.held[block]
-    return (solve if solve.count else held).sums().centred().with_linear_targets(weight)
+    solve, held = (solve if solve.count else held), (held if held.count else solve)
+    return solve.sums().centred().with_linear_targets(weight), HeldOut(held, weight)
 
 
 def _positions(group: Group, units: int) -> npt.NDArray[np.intp]:

@@ -16,8 +16,9 @@ from onnxprune.labels import Atoms
 LEAST_RESERVOIR = 1200
 ALL_ROUNDS = 4e9
 """Multiply–adds of one round of the alternation in all layers together: a tenth of a second."""
-FEW = 512
-"""Wider layers take the strongest ridge: with their few rows a feature it was as good as any (docs/decisions/0013)."""
+FEW, PLENTY = 512, 20
+"""Wider layers with fewer rows a feature take the strongest ridge: there it was as good as any (docs/decisions/0013).
+With more rows they are not tried with the weakest: a factorisation costs."""
 WIDE_ROWS = 2048
 WIDE_RIDGE = 1e-2
 
@@ -72,9 +73,9 @@ class Block:
         judge = held.centred() if held.count else everything
         features = prior.shape[1]
         rho = RIDGES[-1]
-        if features <= FEW:
+        if features <= FEW or everything.count >= PLENTY * features:
             inside = solve.centred() if solve.count else everything
-            rho, _ = choose_ridge(inside, judge, prior, np.arange(features), RIDGES)
+            rho, _ = choose_ridge(inside, judge, prior, np.arange(features), RIDGES[features > FEW :])
         factor = RidgeFactor(everything.gram, rho)
         weight = factor.solve(everything.cross, prior)
         before = _error(judge, prior, bias)

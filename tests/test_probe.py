@@ -1,6 +1,9 @@
 """Probes against the same surgery done by hand: readers refitted, removed inputs zero, the whole model run."""
 
+import threading
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -10,6 +13,7 @@ from dense_mask import run
 from graph_text import Weights
 from sweep_case import Net, im2col, net, ridge
 
+from onnxprune.calibration.statistics import Moments, Sums, Tally
 from onnxprune.criteria import lookup
 from onnxprune.criteria.curve import CURVE_RIDGE
 from onnxprune.criteria.problem import Options
@@ -126,7 +130,8 @@ def test_groups_cut_together_are_judged_together(plain: Net) -> None:
     assert prober.damage([trial])[0] == pytest.approx(expected(plain, model), rel=5e-3)
 
 
-def test_two_groups_in_one_reader_are_both_taken_out_before_it_is_refitted() -> None:
+def joined() -> Net:
+    """Two groups that one convolution reads."""
     body = """
     p = Conv (x, p_w, p_b) ph = Relu (p) q = Conv (x, q_w, q_b) qh = Relu (q) h = Concat <axis = 1> (ph, qh)
     c = Conv (h, c_w, c_b) ch = Tanh (c) g = GlobalAveragePool (ch) f = Flatten (g) y = Gemm <transB=1> (f, fc_w, fc_b)
@@ -135,7 +140,11 @@ def test_two_groups_in_one_reader_are_both_taken_out_before_it_is_refitted() -> 
         "p_w": (3, 2, 1, 1), "p_b": (3,), "q_w": (4, 2, 1, 1), "q_b": (4,), "c_w": (7, 7, 1, 1), "c_b": (7,),
         "fc_w": (5, 7), "fc_b": (5,),
     }  # fmt: skip
-    network = made(body, weights)
+    return made(body, weights)
+
+
+def test_two_groups_in_one_reader_are_both_taken_out_before_it_is_refitted() -> None:
+    network = joined()
     groups = scored(network)
     p, q = groups["Conv:p"], groups["Conv:q"]
     READERS["c_w"], kept = ("h", "c_b", POINT), READERS["c_w"]
@@ -143,6 +152,31 @@ def test_two_groups_in_one_reader_are_both_taken_out_before_it_is_refitted() -> 
     READERS["c_w"] = kept
     found = opened(network, groups).damage([[(p, 2), (q, 2)]])
     assert found == [pytest.approx(expected(network, model), rel=5e-3)]
+
+
+def test_groups_that_share_a_layer_judge_by_the_same_moments_whichever_threads_ask(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    groups = scored(joined(), "magnitude")
+    shared = [j.held for name in ("Conv:p", "Conv:q") for j in groups[name].judges if j.reader.name == "Conv:c"]
+    assert len(shared) == 2 and shared[0] is shared[1]
+    flushed: list[int] = []
+    sums, asked = Tally.sums, threading.Barrier(8, timeout=30)
+
+    def slow(tally: Tally) -> Sums:
+        flushed.append(tally.count)
+        time.sleep(0.05)
+        return sums(tally)
+
+    def ask(number: int) -> Moments:
+        asked.wait()
+        return shared[number % 2].moments()
+
+    monkeypatch.setattr(Tally, "sums", slow)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(ask, range(8)))
+    assert all(moments is found[0] for moments in found)
+    assert flushed == [found[0].count] and found[0].count > 0
 
 
 def test_nothing_removed_does_no_damage_and_less_left_does_more(plain: Net) -> None:

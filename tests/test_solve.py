@@ -81,6 +81,20 @@ def test_the_plain_solve_is_ridge_regression_on_what_the_shortcut_leaves(beside:
     np.testing.assert_allclose(found.bias, bias, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("few", "count", "taken"), [(5, 90, 1e-4), (4, 90, 10.0), (4, 100, 0.1)])
+def test_wide_blocks_with_few_rows_take_the_strongest_ridge_and_others_search(
+    few: int, count: int, taken: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prior that misleads: the weakest ridge allowed is best. Twenty rows a feature are enough to search."""
+    monkeypatch.setattr("onnxprune.solve.RIDGES", (1e-4, 0.1, 10.0))
+    monkeypatch.setattr("onnxprune.solve.FEW", few)
+    data = rows(1, count=count)
+    target = (data.x @ data.prior.T).astype(np.float32)
+    misled = Rows(data.x, target, None, -5 * data.prior, data.bias)
+    weight, _ = ridge(misled.x, target, misled.prior, taken)
+    np.testing.assert_allclose(misled.solved().weight, weight, rtol=1e-3, atol=1e-4)
+
+
 def test_errors_are_judged_on_the_held_out_rows_over_their_variance() -> None:
     data = rows(2)
     found = data.solved()
