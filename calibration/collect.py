@@ -59,6 +59,15 @@ class Variance:
 
 
 @dataclass(frozen=True, eq=False)
+class Seen:
+    """What a batch tells of one layer: `rows` (groups, k, F) of its input and `target` (k, outputs)."""
+
+    layer: Layer
+    rows: Rows
+    target: Rows
+
+
+@dataclass(frozen=True, eq=False)
 class Collected:
     """What sweep 1 leaves: statistics and target rows (k, outputs) of each batch, by layer name."""
 
@@ -86,19 +95,20 @@ def collect(
     statistics = {layer.name: _empty(layer) for layer in layers if layer.name in measured}
     targets = {layer.name: Tape() for layer in layers}
     weights = {layer.name: _transposed(layer) for layer in layers}
-    for number, (values, active) in enumerate(_activations(model, layers, source, sampling)):
 
-        def add(layer: Layer, number: int = number, values: Mapping[str, Array] = values) -> None:
-            x = values[layer.linear.x.name or ""]
-            where = sampling.positions(layer.linear, x.shape, number)
-            rows = read(layer.linear, x, where)
-            if layer.name in statistics:
-                _add(statistics[layer.name], rows, number)
-            partner = values[layer.partner.name or ""] if layer.partner is not None else None
-            target = _target(layer, rows, weights[layer.name])
-            targets[layer.name].append(target if partner is None else target + written(layer.linear, partner, where))
+    def seen(numbered: tuple[int, Part]) -> list[Seen]:
+        number, (session, feeds, active) = numbered
+        values = {**feeds, **(run(session, feeds) if session is not None else {})}
+        return [_seen(layer, values, weights[layer.name], sampling, number) for layer in active]
 
-        each(add, active)
+    for number, batch in enumerate(ahead(seen, enumerate(_parts(model, layers, source, sampling)))):
+
+        def add(one: Seen, number: int = number) -> None:
+            if one.layer.name in statistics:
+                _add(statistics[one.layer.name], one.rows, number)
+            targets[one.layer.name].append(one.target)
+
+        each(add, batch)
         tick()
     return Collected(statistics, targets)
 
@@ -108,16 +118,15 @@ def _transposed(layer: Layer) -> Rows:
     return np.ascontiguousarray(to_matrix(layer.linear, array_of(layer.linear.weight)).transpose(0, 2, 1), np.float32)
 
 
-def _activations(
-    model: ir.Model, layers: Sequence[Layer], source: Source, sampling: Sampling
-) -> Iterator[tuple[dict[str, Array], list[Layer]]]:
-    """What the layers read, batch by batch, and which of them still want rows; little else leaves the runtime."""
-
-    def activations(part: Part) -> tuple[dict[str, Array], list[Layer]]:
-        session, feeds, active = part
-        return {**feeds, **(run(session, feeds) if session is not None else {})}, active
-
-    return ahead(activations, _parts(model, layers, source, sampling))
+def _seen(layer: Layer, values: Mapping[str, Array], weight: Rows, sampling: Sampling, number: int) -> Seen:
+    """The layer's rows of batch `number`: copies, so that the activations can go."""
+    x = values[layer.linear.x.name or ""]
+    where = sampling.positions(layer.linear, x.shape, number)
+    rows = read(layer.linear, x, where)
+    target = _target(layer, rows, weight)
+    if layer.partner is not None:
+        target += written(layer.linear, values[layer.partner.name or ""], where)
+    return Seen(layer, rows, target)
 
 
 def _parts(model: ir.Model, layers: Sequence[Layer], source: Source, sampling: Sampling) -> Iterator[Part]:

@@ -5,8 +5,9 @@ lie in temporary files, so memory does not grow with the number of samples. A ba
 and then runs from the inputs at one go.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
+from typing import TypeVar
 
 import onnx_ir as ir
 
@@ -15,6 +16,8 @@ from onnxprune.calibration.tape import Tape
 from onnxprune.graph import Array, captured_values
 from onnxprune.parallel import ahead, share
 from onnxprune.runtime import open_session, run, subgraph
+
+T = TypeVar("T")
 
 
 class Frontier:
@@ -48,15 +51,24 @@ class Frontier:
                 tape.append(here[name])
         self._have = batches
 
-    def step(self, number: int, batches: int, wanted: Sequence[str]) -> Iterator[dict[str, Array]]:
-        """Run step `number` over the first batches, yield the wanted values of each, and keep what later steps read."""
+    def step(
+        self, number: int, batches: int, wanted: Sequence[str], use: Callable[[int, dict[str, Array]], T]
+    ) -> Iterator[T]:
+        """Run step `number` over the first batches and keep what later steps read.
+
+        Yields what `use` makes of each batch's number and wanted values; it runs beside the network, on two threads.
+        """
         self.join(number, batches)
         known, later = self._known(number), self._read_later(number)
         tapes = {name: self._blank() for name in later - set(self._tapes)}
-        for here in self._run(number, batches, sorted({*wanted} | (later - known))):
+
+        def used(i: int, here: dict[str, Array]) -> tuple[T, dict[str, Array]]:
+            return use(i, {name: here[name] for name in wanted}), {name: here[name] for name in tapes}
+
+        for result, kept in self._run(number, batches, sorted({*wanted} | (later - known)), used):
             for name, tape in tapes.items():
-                tape.append(here[name])
-            yield {name: here[name] for name in wanted}
+                tape.append(kept[name])
+            yield result
         self._have = batches
         self._tapes |= tapes
         self.peak_bytes = max(self.peak_bytes, sum(tape.bytes for tape in (*self._tapes.values(), *self._spare)))
@@ -66,7 +78,7 @@ class Frontier:
     def look(self, number: int, batches: int, wanted: Sequence[str]) -> Iterator[dict[str, Array]]:
         """Run step `number` as it stands, as far as the caller reads, and keep nothing."""
         self.join(number, batches)
-        return self._run(number, batches, wanted)
+        return self._run(number, batches, wanted, lambda _, here: here)
 
     def _blank(self) -> Tape:
         """A tape to write on: an old one again, whose pages the system has at hand."""
@@ -75,8 +87,10 @@ class Frontier:
     def _known(self, number: int) -> set[str]:
         return {*(self._inputs if number == 0 else ()), *self._tapes}
 
-    def _run(self, number: int, batches: int, wanted: Sequence[str]) -> Iterator[dict[str, Array]]:
-        """Yield the wanted values, and with step 0 the graph's inputs."""
+    def _run(
+        self, number: int, batches: int, wanted: Sequence[str], use: Callable[[int, dict[str, Array]], T]
+    ) -> Iterator[T]:
+        """Yield what `use` makes of each batch's number and values: the wanted ones and those they are computed from."""
         if not batches:
             return
         outputs = sorted(set(wanted) - self._known(number))
@@ -84,16 +98,16 @@ class Frontier:
         session = open_session(subgraph(self._model, needed, outputs), threads=share()) if outputs else None
         read = [name for name in {*needed, *wanted} if name in self._tapes]
 
-        def activations(given: tuple[int, dict[str, Array]]) -> dict[str, Array]:
+        def activations(given: tuple[int, dict[str, Array]]) -> T:
             i, feeds = given
             here = {**feeds, **{name: self._tapes[name][i] for name in read}}
-            return here | (run(session, {name: here[name] for name in needed}) if session is not None else {})
-
-        feeds = islice(self._source.batches(), batches) if number == 0 else ({} for _ in range(batches))
-        for i, here in enumerate(ahead(activations, enumerate(feeds))):
+            here |= run(session, {name: here[name] for name in needed}) if session is not None else {}
             if i == 0:
                 self._note_types(here)
-            yield here
+            return use(i, here)
+
+        feeds = islice(self._source.batches(), batches) if number == 0 else ({} for _ in range(batches))
+        yield from ahead(activations, enumerate(feeds))
 
     def _exec(self, node: ir.Node) -> int:
         return max(self._wave[value.name] for value in node.outputs if value.name)

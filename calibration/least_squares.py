@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cho_solve, cholesky
+from scipy.linalg import lapack
 
-from onnxprune.calibration.statistics import F64, Moments
+from onnxprune.calibration.statistics import F32, F64, Moments
 from onnxprune.parallel import each
 
 Index = NDArray[np.intp]
@@ -43,8 +43,7 @@ class RidgeFactor:
         """The weight (n, F) for `cross` (F, n), pulled toward `prior`."""
         if self._factor is None:
             return prior.copy()
-        solution: F64 = cho_solve((self._factor, True), cross + self._ridge * prior.T, overwrite_b=True).T
-        return solution
+        return _solved(self._factor, cross.T + self._ridge * prior)
 
 
 def residual(gram: F64, cross: F64, energy: float, weight: F64, kept: Index) -> float:
@@ -66,19 +65,33 @@ def held_out_error(solve: Moments, held: Moments, weight: F64, kept: Index) -> f
     return residual(held.gram, held.cross, held.energy, weight, kept) + float(offset @ offset)
 
 
-def choose_ridge(
-    solve: Moments, held: Moments, prior: F64, kept: Index, candidates: Sequence[float] = RIDGES
-) -> tuple[float, F64]:
-    """The strongest relative ridge whose held-out error is within a fiftieth of the least, and the weight (n, F')."""
+class HeldRows:
+    """Rows that judge: parts of inputs (k, F) and targets (k, n), less `mean` (F,), for fp32's sake."""
 
-    def judged(rho: float) -> tuple[float, float, F64]:
-        weight = refit(solve.gram, solve.cross, prior, kept, rho)
-        return held_out_error(solve, held, weight, kept), rho, weight
+    def __init__(self, parts: Sequence[tuple[F32, F32]], mean: F64) -> None:
+        self._mean = mean
+        self._x = np.concatenate([x for x, _ in parts]) - mean.astype(np.float32)
+        self._y = np.concatenate([y for _, y in parts])
+        self._energy = float(self._y.var(axis=0, dtype=np.float64).sum())
+
+    def error(self, weight: F64, bias: F64) -> float:
+        """E‖y − Wx − b‖² over the output's variance, for a weight (n, F) and bias (n,)."""
+        middle = bias + weight @ self._mean
+        missing = self._x @ weight.T.astype(np.float32) + middle.astype(np.float32) - self._y
+        squares = np.einsum("kn,kn->n", missing, missing, dtype=np.float64)
+        return float(squares.sum()) / len(missing) / max(self._energy, 1e-30)
+
+
+def choose_ridge(solve: Moments, held: HeldRows, prior: F64, candidates: Sequence[float] = RIDGES) -> float:
+    """The strongest relative ridge whose held-out error is within a fiftieth of the least."""
+
+    def judged(rho: float) -> tuple[float, float]:
+        weight = RidgeFactor(solve.gram, rho).solve(solve.cross, prior)
+        return held.error(weight, solve.mean_y - weight @ solve.mean_x), rho
 
     fits = each(judged, candidates)
-    least = min(error for error, _, _ in fits)
-    _, rho, weight = max((fit for fit in fits if fit[0] <= AS_GOOD * least), key=lambda fit: fit[1], default=fits[-1])
-    return rho, weight
+    least = min(error for error, _ in fits)
+    return max((rho for error, rho in fits if error <= AS_GOOD * least), default=candidates[-1])
 
 
 def refit_rows(inputs: F64, targets: F64, prior: F64, rho: float) -> F64:
@@ -106,7 +119,12 @@ def mean_diagonal(gram: F64) -> float:
 def _ridge_solve(matrix: F64, target: F64, prior: F64, ridge: float, scale: float) -> F64:
     """(target + ridge·prior)(matrix + ridge·I)⁻¹, with the first larger ridge that factorises."""
     factor, ridge = _factored(matrix, ridge, scale)
-    solution: F64 = cho_solve((factor, True), (target + ridge * prior).T, overwrite_b=True).T
+    return prior.copy() if factor is None else _solved(factor, target + ridge * prior)
+
+
+def _solved(factor: F64, target: F64) -> F64:
+    """target (n, F) times the inverse of the factored matrix."""
+    solution: F64 = lapack.dpotrs(factor, np.ascontiguousarray(target).T, lower=True, overwrite_b=True)[0].T
     return solution
 
 
@@ -114,11 +132,12 @@ def _factored(matrix: F64, ridge: float, scale: float) -> tuple[F64 | None, floa
     """The Cholesky factor of matrix + ridge·I, and the ridge that it took; None for a matrix of zeros."""
     if scale == 0.0:
         return None, ridge
-    diagonal = np.arange(len(matrix))
+    if not np.isfinite(matrix).all():
+        raise ValueError("array must not contain infs or NaNs")
     while True:
         ridged = matrix.copy()
-        ridged[diagonal, diagonal] += ridge
-        try:
-            return cholesky(ridged, lower=True, overwrite_a=True, check_finite=True), ridge
-        except LinAlgError:
-            ridge = max(10 * ridge, _SMALLEST_RIDGE * scale)
+        ridged.reshape(-1)[:: len(matrix) + 1] += ridge
+        factor, failed = lapack.dpotrf(ridged.T, lower=True, clean=False, overwrite_a=True)  # symmetric: no copy
+        if not failed:
+            return factor, ridge
+        ridge = max(10 * ridge, _SMALLEST_RIDGE * scale)

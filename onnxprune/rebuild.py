@@ -10,19 +10,18 @@ import onnx_ir as ir
 from onnxprune.adjust import adjust_first
 from onnxprune.calibration.collect import WIDEST_GRAM, Collected
 from onnxprune.calibration.frontier import Frontier
-from onnxprune.calibration.rows import read, written
+from onnxprune.calibration.rows import Rows, read, written
 from onnxprune.calibration.sampling import Sampling
 from onnxprune.calibration.source import Source
 from onnxprune.dependency import Analysis, Keep
 from onnxprune.graph import Array, array_of, captured_values, replace_constant, values_by_name
 from onnxprune.layers import Layer
 from onnxprune.pairs import find_pairs
-from onnxprune.parallel import LANES, alongside, each
 from onnxprune.solve import Block, reservoir_share, worst
 from onnxprune.weights import from_matrix, to_matrix
 
 Tick = Callable[[], None]
-Lanes = list[dict[str, list[Block]]]
+BlockRows = tuple[Rows, Rows, Rows | None]
 
 
 @dataclass(frozen=True)
@@ -65,18 +64,17 @@ def rebuild(
         ready = [layer for layer in touched if layer.wave == number]
         for pair in (pairs[layer.name] for layer in ready if layer.name in pairs):
             adjust_first(pair, len(pairs), keep, values, frontier, collected, sampling)
-        lanes = [{layer.name: _blocks(layer, keep, sampling) for layer in ready} for _ in range(LANES)]
+        blocks = {layer.name: _blocks(layer, keep, sampling) for layer in ready}
         wanted = {v.name or "" for layer in ready for v in (layer.linear.x, layer.partner) if v is not None}
 
-        def add(
-            lane: int, batch: int, seen: dict[str, Array], ready: list[Layer] = ready, lanes: Lanes = lanes
-        ) -> None:
-            active = [layer for layer in ready if batch < sampling.used(layer.linear)]
-            targets = {layer.name: collected.targets[layer.name][batch] for layer in active}
-            each(lambda x: _add(x, keep, lanes[lane][x.name], targets[x.name], seen, sampling, batch), active)
+        def rows(batch: int, values: dict[str, Array], ready: list[Layer] = ready) -> list[list[BlockRows]]:
+            return [_rows(layer, keep, collected, values, sampling, batch) for layer in ready]
 
-        alongside(add, frontier.step(number, batches, sorted(wanted)))
-        done += [_solve(layer, keep, _joined(lanes, layer), values, mode) for layer in ready]
+        for batch, found in enumerate(frontier.step(number, batches, sorted(wanted), rows)):
+            for layer, parts in zip(ready, found, strict=True):
+                for block, part in zip(blocks[layer.name], parts, strict=False):
+                    block.add(*part, batch)
+        done += [_solve(layer, keep, blocks[layer.name], values, mode) for layer in ready]
         tick()
     return model, done, frontier.peak_bytes + collected.disk_bytes
 
@@ -112,35 +110,22 @@ def _blocks(layer: Layer, keep: Keep, sampling: Sampling) -> list[Block]:
     return made
 
 
-def _joined(lanes: Lanes, layer: Layer) -> list[Block]:
-    """The blocks of a layer with the rows of all lanes."""
-    first, *others = (blocks[layer.name] for blocks in lanes)
-    for blocks in others:
-        for block, other in zip(first, blocks, strict=True):
-            block.absorb(other)
-    return first
-
-
-def _add(
-    layer: Layer,
-    keep: Keep,
-    blocks: Sequence[Block],
-    target: Array,
-    values: dict[str, Array],
-    sampling: Sampling,
-    batch: int,
-) -> None:
+def _rows(
+    layer: Layer, keep: Keep, collected: Collected, values: dict[str, Array], sampling: Sampling, batch: int
+) -> list[BlockRows]:
+    """What batch number `batch` tells of each block of the layer: inputs, targets and partner; nothing past its last."""
     linear = layer.linear
+    if batch >= sampling.used(linear):
+        return []
     x = values[linear.x.name or ""]
     where = sampling.positions(linear, x.shape, batch)
     outputs = keep[linear.outputs]
-    wanted = np.split(target[:, outputs.reshape(-1)], np.cumsum(outputs.sum(axis=1))[:-1], axis=1)
-    partner: list[Array | None] = [None] * linear.groups
+    ends = np.cumsum(outputs.sum(axis=1))[:-1]
+    targets = np.split(collected.targets[layer.name][batch][:, outputs.reshape(-1)], ends, axis=1)
+    partners: list[Rows | None] = [None] * linear.groups
     if layer.partner is not None:
-        rows = written(linear, values[layer.partner.name or ""], where)
-        partner = list(np.split(rows, np.cumsum(outputs.sum(axis=1))[:-1], axis=1))
-    for block, inside, outside, beside in zip(blocks, read(linear, x, where), wanted, partner, strict=True):
-        block.add(inside, outside, beside, batch)
+        partners = list(np.split(written(linear, values[layer.partner.name or ""], where), ends, axis=1))
+    return list(zip(read(linear, x, where), targets, partners, strict=True))
 
 
 def _solve(layer: Layer, keep: Keep, blocks: Sequence[Block], values: dict[str, ir.Value], mode: str) -> Rebuilt:

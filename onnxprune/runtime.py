@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxprune.errors import BadInput
 from onnxprune.model_io import save
-from onnxprune.serialise import root_message, tensor_bytes, to_bytes
+from onnxprune.serialise import lighten, root_message, tensor_bytes
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -55,17 +55,31 @@ def open_session(
 
 
 def run(session: "ort.InferenceSession", feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Run `session` once and return its outputs by name.
+    """Run `session` once and return its outputs by name, read-only: the runtime's own memory where it shares it.
 
     Raises:
         BadInput: onnxruntime refuses the feeds (name, rank or dtype) or fails while it runs.
     """
     names = [output.name for output in session.get_outputs()]
     try:
+        if _shares(session):
+            given = {name: _given(array) for name, array in feeds.items()}
+            return {n: np.from_dlpack(v) for n, v in zip(names, session.run_with_ort_values(names, given), strict=True)}
         values = session.run(names, dict(feeds))
     except Exception as error:  # onnxruntime's exception types are private and many
         raise BadInput(f"onnxruntime cannot run the model: {_reason(error)}") from error
     return dict(zip(names, values, strict=True))
+
+
+def _shares(session: "ort.InferenceSession") -> bool:
+    """Whether inputs and outputs can stay where they are: numbers that DLPack has, in a runtime that has DLPack."""
+    ort = import_onnxruntime()
+    types = {value.type for value in (*session.get_inputs(), *session.get_outputs())}
+    return hasattr(ort.OrtValue, "__dlpack__") and types <= {"tensor(float)", "tensor(double)", "tensor(float16)"}
+
+
+def _given(array: np.ndarray) -> Any:
+    return import_onnxruntime().OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
 
 
 def import_onnxruntime() -> Any:
@@ -125,8 +139,14 @@ def _options(ort: Any, threads: int | None, optimise: bool, timed: bool) -> Any:
 
 
 def _open(ort: Any, model: ir.Model, options: Any, providers: list[str]) -> Any:
-    if tensor_bytes(model) <= _MEMORY_LIMIT:
-        return ort.InferenceSession(to_bytes(model), options, providers=providers)
+    """Open it with the large weights where they lie: the session reads them there."""
+    light, weights = lighten(model)
+    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+    if tensor_bytes(light) - sum(array.nbytes for array in weights.values()) <= _MEMORY_LIMIT:
+        options.add_external_initializers(list(weights), values)
+        session = ort.InferenceSession(ir.to_proto(light).SerializeToString(), options, providers=providers)
+        session.weights_in_use = values  # the runtime does not own their memory
+        return session
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
         path = save(model, Path(folder) / "model.onnx").model
         return ort.InferenceSession(str(path), options, providers=providers)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -9,6 +10,9 @@ from onnxprune.errors import BadInput
 
 PROTOBUF_END = (1 << 31) - 1
 """Bytes that a protobuf message can have."""
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
+_LARGE = 1024
+"""Bytes from which on a tensor is not worth a copy."""
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:
@@ -32,6 +36,23 @@ def to_bytes(model: ir.Model) -> bytes:
         raise BadInput(
             f"{size} bytes of tensors do not fit into one protobuf (2 GiB): write to a path instead"
         ) from error
+
+
+def lighten(model: ir.Model) -> tuple[ir.Model, dict[str, np.ndarray]]:
+    """A copy of `model` whose large float initializers are references to nothing, and these by name, uncopied.
+
+    Those that are graph inputs as well, and those of subgraphs, stay inside.
+    """
+    light = model.clone()
+    replace_tensors(light, in_memory)
+    inputs = set(light.graph.inputs)
+    taken = {}
+    for name, value in light.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype in _FLOATS and tensor.nbytes >= _LARGE and value not in inputs:
+            taken[name] = np.ascontiguousarray(tensor.numpy())
+            value.const_value = ir.ExternalTensor("nowhere", 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name)
+    return light, taken
 
 
 def tensor_bytes(model: ir.Model) -> int:
