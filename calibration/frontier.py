@@ -7,7 +7,7 @@ and then runs from the inputs at one go.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import onnx_ir as ir
 
@@ -15,7 +15,10 @@ from onnxprune.calibration.source import Source
 from onnxprune.calibration.tape import Tape
 from onnxprune.graph import Array, captured_values
 from onnxprune.parallel import ahead, share
-from onnxprune.runtime import open_session, run, subgraph
+from onnxprune.runtime import open_session, run
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 T = TypeVar("T")
 
@@ -39,7 +42,7 @@ class Frontier:
         if batches <= self._have or number == 0:
             return
         outputs = sorted(set(self._tapes) - set(self._inputs))
-        session = open_session(subgraph(self._model, self._inputs, outputs), threads=share()) if outputs else None
+        session = self._open(self._inputs, outputs)
 
         def activations(feeds: dict[str, Array]) -> dict[str, Array]:
             return {**feeds, **(run(session, feeds) if session is not None else {})}
@@ -95,7 +98,7 @@ class Frontier:
             return
         outputs = sorted(set(wanted) - self._known(number))
         needed = self._needed(number) if outputs else []
-        session = open_session(subgraph(self._model, needed, outputs), threads=share()) if outputs else None
+        session = self._open(needed, outputs)
         read = [name for name in {*needed, *wanted} if name in self._tapes]
 
         def activations(given: tuple[int, dict[str, Array]]) -> T:
@@ -108,6 +111,9 @@ class Frontier:
 
         feeds = islice(self._source.batches(), batches) if number == 0 else ({} for _ in range(batches))
         yield from ahead(activations, enumerate(feeds))
+
+    def _open(self, inputs: Sequence[str], outputs: Sequence[str]) -> "ort.InferenceSession | None":
+        return open_session(self._model, inputs=inputs, outputs=outputs, threads=share()) if outputs else None
 
     def _exec(self, node: ir.Node) -> int:
         return max(self._wave[value.name] for value in node.outputs if value.name)

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack
 
+from onnxprune import lapack
 from onnxprune.calibration.statistics import F32, F64, Moments
 from onnxprune.parallel import each
 
@@ -124,7 +124,8 @@ def _ridge_solve(matrix: F64, target: F64, prior: F64, ridge: float, scale: floa
 
 def _solved(factor: F64, target: F64) -> F64:
     """target (n, F) times the inverse of the factored matrix."""
-    solution: F64 = lapack.dpotrs(factor, np.ascontiguousarray(target).T, lower=True, overwrite_b=True)[0].T
+    solution = np.array(target, order="C")
+    lapack.solve(factor, solution)
     return solution
 
 
@@ -132,12 +133,9 @@ def _factored(matrix: F64, ridge: float, scale: float) -> tuple[F64 | None, floa
     """The Cholesky factor of matrix + ridge·I, and the ridge that it took; None for a matrix of zeros."""
     if scale == 0.0:
         return None, ridge
-    if not np.isfinite(matrix).all():
-        raise ValueError("array must not contain infs or NaNs")
     while True:
-        ridged = matrix.copy()
+        ridged = np.array(matrix, order="C")
         ridged.reshape(-1)[:: len(matrix) + 1] += ridge
-        factor, failed = lapack.dpotrf(ridged.T, lower=True, clean=False, overwrite_a=True)  # symmetric: no copy
-        if not failed:
-            return factor, ridge
+        if lapack.factorise(ridged):
+            return ridged, ridge
         ridge = max(10 * ridge, _SMALLEST_RIDGE * scale)

@@ -52,8 +52,7 @@ class Moments:
 class Sums:
     """Raw sums over rows: `count` N, `x` (F,), `y` (n,), `gram` XᵀX (F, F), `cross` XᵀY (F, n), `yy` Σy² (n,).
 
-    Products run in fp32 a chunk of rows at a time and accumulate in fp64. Sums of two shards merge by `+`,
-    a plain addition of the fields, so that shards added in one order always give the same bits.
+    Products run in fp32 a chunk of rows at a time and accumulate in fp64. Of `gram` the upper triangle counts.
     """
 
     count: int
@@ -68,17 +67,6 @@ class Sums:
         """Empty sums; with `outputs` = 0 only the input side is collected (see `Moments.with_linear_targets`)."""
         gram, cross = np.zeros((features, features)), np.zeros((features, outputs))
         return cls(0, np.zeros(features), np.zeros(outputs), gram, cross, np.zeros(outputs))
-
-    def __add__(self, other: Sums) -> Sums:
-        """The sums over the rows of both."""
-        return Sums(
-            self.count + other.count,
-            self.x + other.x,
-            self.y + other.y,
-            self.gram + other.gram,
-            self.cross + other.cross,
-            self.yy + other.yy,
-        )
 
     def update(self, inputs: F32, targets: F32 | None = None) -> None:
         """Add the rows of `inputs` (N, F) and, unless collected input-only, `targets` (N, n)."""
@@ -110,9 +98,7 @@ class Sums:
                 if y is not None:
                     self.cross[left] += x[:, left].T @ y
             else:
-                product = x[:, left].T @ x[:, right]
-                self.gram[left, right] += product
-                self.gram[right, left] += product.T
+                self.gram[left, right] += x[:, left].T @ x[:, right]
 
         each(add, [(left, right) for i, left in enumerate(blocks) for right in blocks[i:]])
 
@@ -126,25 +112,34 @@ class Sums:
         self.yy += squares
         self.y += sum_y if shift_y is None else sum_y + rows * shift_y
 
-    def centred(self) -> Moments:
-        """The centred moments a row; raises ValueError where no row was seen."""
+    def centred(self, reuse: bool = False) -> Moments:
+        """The centred moments a row; raises ValueError where no row was seen.
+
+        With `reuse` they take the memory of these sums, which are worth nothing afterwards.
+        """
         if self.count == 0:
             raise ValueError("no rows were collected: the calibration data never reached this layer")
         mean_x, mean_y = self.x / self.count, self.y / self.count
-        gram = np.empty_like(self.gram)
-        for start in range(0, len(gram), _CENTRED_ROWS):
-            rows = slice(start, start + _CENTRED_ROWS)
-            np.divide(self.gram[rows], self.count, out=gram[rows])
-            gram[rows] -= np.outer(mean_x[rows], mean_x)
-        diagonal = gram.reshape(-1)[:: len(gram) + 1]
         # A constant feature leaves rounding noise of either sign; noise must not look like a live channel.
         noise = 1e-12 * self.gram.diagonal() / self.count
-        dead = diagonal <= noise
+        gram = self.gram if reuse else np.empty_like(self.gram)
+        for start in range(0, len(gram), _CENTRED_ROWS):
+            self._centre_rows(slice(start, min(start + _CENTRED_ROWS, len(gram))), mean_x, gram)
+        dead = gram.diagonal() <= noise
         gram[dead], gram[:, dead] = 0.0, 0.0
         cross = self.cross / self.count - np.outer(mean_x, mean_y)
         cross[dead] = 0.0
         energies = np.maximum(self.yy / self.count - mean_y**2, 0.0)
         return Moments(mean_x, mean_y, gram, cross, energies, self.count)
+
+    def _centre_rows(self, rows: slice, mean: F64, gram: F64) -> None:
+        """Some rows of the centred matrix from their diagonal on, and by symmetry the columns below it."""
+        right = slice(rows.start, None)
+        block = np.divide(self.gram[rows, right], self.count, out=gram[rows, right])
+        block -= np.outer(mean[rows], mean[right])
+        corner = block[:, : len(block)]
+        corner[:] = np.triu(corner) + np.triu(corner, 1).T
+        gram[rows.stop :, rows] = block[:, len(block) :].T
 
 
 class Tally:
@@ -181,16 +176,17 @@ class Tally:
             if self._rows == self._room:
                 self._flush()
 
-    def absorb(self, other: Tally) -> None:
-        """Add the rows of another tally."""
-        if other._sums.count:
-            self._sums = self._sums + other._sums
-        self.add(other._inputs[: other._rows], None if other._targets is None else other._targets[: other._rows])
-
     def sums(self) -> Sums:
         """The sums of all rows so far."""
         self._flush()
         return self._sums
+
+    def moments(self) -> Moments:
+        """The centred moments of all rows, in the memory of the sums: the tally ends with it."""
+        self._flush()
+        sums = self._sums
+        del self._inputs, self._targets, self._sums
+        return sums.centred(reuse=True)
 
     def _flush(self) -> None:
         if self._rows:

@@ -55,21 +55,3 @@ def ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
-
-
-def alongside(function: Callable[[int, int, T], None], items: Iterable[T]) -> None:
-    """`function(lane, number, item)` of each item, while the next ones are being made; errors are raised.
-
-    The items of one lane come one after the other, in order; those of different lanes beside each other.
-    """
-    with ThreadPoolExecutor(LANES) as pool:
-        running: list[Future[None] | None] = [None] * LANES
-        for number, item in enumerate(items):
-            lane = number % LANES
-            waiting = running[lane]
-            if waiting is not None:
-                waiting.result()
-            running[lane] = pool.submit(function, lane, number, item)
-        for last in running:
-            if last is not None:
-                last.result()

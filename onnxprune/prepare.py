@@ -150,11 +150,12 @@ def prepare(model: ir.Model, data: Data, config: Config, fold: bool) -> Prepared
     frozen = _frozen(original, analysis, config)
     if fold and analysis.groups:
         ours = {linear.node.name or "" for linear in analysis.linears} - frozen
-        analysis = _again(fold_batchnorm(original, ours), data)
-        analysis = _again(add_bias(analysis.model, {x.node.name or "" for x in solvable(analysis)} - frozen), data)
+        analysis = _again(fold_batchnorm(original, ours), data, traced)
+        ours = {x.node.name or "" for x in solvable(analysis)} - frozen
+        analysis = _again(add_bias(analysis.model, ours), data, analysis.trace)
     if config.sampler:
         ours = {x.node.name or "" for x in solvable(analysis) if x.groups == 1} - frozen
-        analysis = _again(add_samplers(analysis.model, ours), data)
+        analysis = _again(add_samplers(analysis.model, ours), data, analysis.trace)
     _require_matches((original, analysis.model), config)
     groups, closed = _chosen(analysis, config)
     return Prepared(original, analysis, groups, (*analysis.closed, *closed), frozen)
@@ -175,8 +176,9 @@ def _blamed(guesses: Sequence[str]) -> Iterator[None]:
         raise BadInput("; ".join([str(error), *guesses])) from error
 
 
-def _again(model: ir.Model, data: Data) -> Analysis:
-    return analyse(model, _trace(model, data))
+def _again(model: ir.Model, data: Data, seen: Trace) -> Analysis:
+    """The analysis of a rewritten model; a rewrite keeps the shape of every value that keeps its name."""
+    return analyse(model, seen if seen.covers(model) else _trace(model, data))
 
 
 def matches(names: Iterable[str], patterns: Iterable[str]) -> bool:

@@ -6,6 +6,7 @@ from the statistics of sweep 1, and the network behind them run on a few inputs.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,12 @@ from onnxprune.criteria.curve import CURVE_RIDGE
 from onnxprune.dependency import Analysis
 from onnxprune.graph import Array, array_of, captured_values, values_by_name
 from onnxprune.layers import Layer
-from onnxprune.runtime import open_session, run, subgraph
+from onnxprune.runtime import open_session, run
 from onnxprune.scoring import Judge, Scored
 from onnxprune.weights import from_matrix, to_matrix
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 STILL = 1e-9
 """An output that varies by less of its square is constant but for rounding."""
@@ -42,11 +46,8 @@ class Prober:
         readers = {j.reader.name for one, _ in trials[0] for j in one.judges if j.reader.name in self.layers}
         if not readers:
             return [0.0 for _ in trials]
-        tail = _tail(self.model, [self.layers[name] for name in sorted(readers)], self.known, self.judged)
-        session = open_session(tail, threads=1)
-        known = {
-            value.name or "": self.known[value.name or ""] for value in tail.graph.inputs if value.name in self.known
-        }
+        session = _open_tail(self.model, [self.layers[name] for name in sorted(readers)], self.known, self.judged)
+        known = {given.name: self.known[given.name] for given in session.get_inputs() if given.name in self.known}
         return [self._error(run(session, known | _weights(trial, self.layers))) for trial in trials]
 
     def _error(self, found: Mapping[str, Array]) -> float:
@@ -106,8 +107,10 @@ def _inputs(node: ir.Node) -> list[ir.Value]:
     return [value for value in (*node.inputs, *captured_values(node)) if value is not None]
 
 
-def _tail(model: ir.Model, readers: Sequence[Layer], known: Mapping[str, Array], judged: Sequence[str]) -> ir.Model:
-    """The graph from these layers to the judged outputs; their weights and biases are inputs of it."""
+def _open_tail(
+    model: ir.Model, readers: Sequence[Layer], known: Mapping[str, Array], judged: Sequence[str]
+) -> "ort.InferenceSession":
+    """A session of the graph from these layers to the judged outputs; their weights and biases are inputs of it."""
     model = model.clone()
     values, constants, reads = values_by_name(model), sorted(_constants(readers)), sorted(_reads(model, readers))
     made = {v.name for node in _downstream(model, constants) for v in node.outputs}
@@ -121,7 +124,8 @@ def _tail(model: ir.Model, readers: Sequence[Layer], known: Mapping[str, Array],
         value.const_value = None
     for name in reads:
         values[name].type = ir.TensorType(ir.DataType.from_numpy(known[name].dtype))
-    return subgraph(model, [*reads, *constants], [name for name in judged if name in made])
+    outputs = [name for name in judged if name in made]
+    return open_session(model, inputs=[*reads, *constants], outputs=outputs, threads=1)
 
 
 def _weights(trial: Kept, layers: Mapping[str, Layer]) -> dict[str, Array]:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxprune.errors import BadInput
 from onnxprune.model_io import save
-from onnxprune.serialise import lighten, root_message, tensor_bytes
+from onnxprune.serialise import large_initializers, lighten, root_message, tensor_bytes
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -23,6 +23,7 @@ _MEMORY_LIMIT = 1_500_000_000  # above this the serialised copy beside the sessi
 def open_session(
     model: ir.Model,
     *,
+    inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     threads: int | None = None,
     providers: Sequence[str] | None = None,
@@ -32,15 +33,17 @@ def open_session(
     """Open a session on `model`, which is not changed.
 
     With `outputs` (names of any values) the session computes these instead of the graph's outputs, and only the nodes
-    they need; all graph inputs stay. Without `providers` it runs on the CPU. Threads that wait for work leave the cores
+    they need, from `inputs` (those of the graph where none are named). Without `providers` it runs on the CPU. Threads that wait for work leave the cores
     to others, unless the session is to be `timed`: then they spin, as they do by default.
 
     Raises:
         BadInput: onnxruntime is missing, cannot load the model, or did not start a provider that was asked for.
     """
     ort = import_onnxruntime()
-    if outputs is not None:
-        model = subgraph(model, [value.name or "" for value in model.graph.inputs], outputs)
+    if outputs is None:
+        model = model.clone()
+    else:
+        model = subgraph(model, inputs or [value.name or "" for value in model.graph.inputs], outputs)
     wanted = list(providers or [CPU])
     _require_available(wanted, ort)
     options = _options(ort, threads, optimise, timed)
@@ -139,17 +142,18 @@ def _options(ort: Any, threads: int | None, optimise: bool, timed: bool) -> Any:
 
 
 def _open(ort: Any, model: ir.Model, options: Any, providers: list[str]) -> Any:
-    """Open it with the large weights where they lie: the session reads them there."""
-    light, weights = lighten(model)
+    """Open `model`, which is changed, with the large weights where they lie: the session reads them there."""
+    inside = tensor_bytes(model) - sum(value.const_value.nbytes for value in large_initializers(model))
+    if inside > _MEMORY_LIMIT:
+        with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+            path = save(model, Path(folder) / "model.onnx").model
+            return ort.InferenceSession(str(path), options, providers=providers)
+    weights = lighten(model)
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
-    if tensor_bytes(light) - sum(array.nbytes for array in weights.values()) <= _MEMORY_LIMIT:
-        options.add_external_initializers(list(weights), values)
-        session = ort.InferenceSession(ir.to_proto(light).SerializeToString(), options, providers=providers)
-        session.weights_in_use = values  # the runtime does not own their memory
-        return session
-    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
-        path = save(model, Path(folder) / "model.onnx").model
-        return ort.InferenceSession(str(path), options, providers=providers)
+    options.add_external_initializers(list(weights), values)
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=providers)
+    session.weights_in_use = values  # the runtime does not own their memory
+    return session
 
 
 def _require_available(wanted: list[str], ort: Any) -> None:

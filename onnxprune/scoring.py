@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.calibration.collect import Collected, LayerStatistics
-from onnxprune.calibration.statistics import F64, Moments, Tally
+from onnxprune.calibration.statistics import F64, Moments
 from onnxprune.criteria import Criterion
 from onnxprune.criteria.curve import error_curve
 from onnxprune.criteria.problem import Options, Problem, Reader, Selection, Writer
@@ -28,8 +28,8 @@ class HeldOut:
     Groups that share the layer share the object, and ask for it from several threads.
     """
 
-    def __init__(self, rows: Tally, weight: F64) -> None:
-        self._rows, self._weight = rows, weight
+    def __init__(self, make: Callable[[], Moments]) -> None:
+        self._make = make
         self._made: Moments | None = None
         self._making = Lock()
 
@@ -37,7 +37,7 @@ class HeldOut:
         """The same object each time."""
         with self._making:
             if self._made is None:
-                self._made = self._rows.sums().centred().with_linear_targets(self._weight)
+                self._made = self._make()
             return self._made
 
 
@@ -124,11 +124,13 @@ class _Moments:
 
 
 def _moments(statistics: LayerStatistics, linear: Linear, block: int) -> tuple[Moments, HeldOut]:
-    """The moments to solve on and to judge on; each stands in for the other where that saw no row."""
+    """The moments to solve on and to judge on, which use up the sums; each stands in for the other without rows."""
     weight = to_matrix(linear, array_of(linear.weight))[block].astype(np.float64)
     solve, held = statistics.solve[block], statistics.held[block]
-    solve, held = (solve if solve.count else held), (held if held.count else solve)
-    return solve.sums().centred().with_linear_targets(weight), HeldOut(held, weight)
+    if not (solve.count and held.count):
+        only = (solve if solve.count else held).moments().with_linear_targets(weight)
+        return only, HeldOut(lambda: only)
+    return solve.moments().with_linear_targets(weight), HeldOut(lambda: held.moments().with_linear_targets(weight))
 
 
 def _positions(group: Group, units: int) -> npt.NDArray[np.intp]:

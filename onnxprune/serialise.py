@@ -38,21 +38,33 @@ def to_bytes(model: ir.Model) -> bytes:
         ) from error
 
 
-def lighten(model: ir.Model) -> tuple[ir.Model, dict[str, np.ndarray]]:
-    """A copy of `model` whose large float initializers are references to nothing, and these by name, uncopied.
+def large_initializers(model: ir.Model) -> list[ir.Value]:
+    """The main graph's large float initializers, less those that are graph inputs as well."""
+    inputs = set(model.graph.inputs)
+    return [
+        value
+        for value in model.graph.initializers.values()
+        if value.const_value is not None
+        and value.const_value.dtype in _FLOATS
+        and value.const_value.nbytes >= _LARGE
+        and value not in inputs
+    ]
 
-    Those that are graph inputs as well, and those of subgraphs, stay inside.
+
+def lighten(model: ir.Model) -> dict[str, np.ndarray]:
+    """Take the large float initializers out of `model`, uncopied, and leave references to nothing in their place.
+
+    No other tensor stays external.
     """
-    light = model.clone()
-    replace_tensors(light, in_memory)
-    inputs = set(light.graph.inputs)
+    replace_tensors(model, in_memory)
     taken = {}
-    for name, value in light.graph.initializers.items():
-        tensor = value.const_value
-        if tensor is not None and tensor.dtype in _FLOATS and tensor.nbytes >= _LARGE and value not in inputs:
-            taken[name] = np.ascontiguousarray(tensor.numpy())
-            value.const_value = ir.ExternalTensor("nowhere", 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name)
-    return light, taken
+    for value in large_initializers(model):
+        name, tensor = value.name or "", value.const_value
+        assert tensor is not None
+        taken[name] = np.ascontiguousarray(tensor.numpy())
+        shape = ir.Shape(taken[name].shape)
+        value.const_value = ir.ExternalTensor("nowhere", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name)
+    return taken
 
 
 def tensor_bytes(model: ir.Model) -> int:

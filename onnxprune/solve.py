@@ -103,7 +103,7 @@ class Block:
         assert self._tally is not None
         for x, wanted in self._held:
             self._tally.add(x, wanted)
-        moments = self._tally.sums().centred()
+        moments = self._tally.moments()
         if not self._held:
             return moments, lambda weight, bias: _error(moments, weight, bias)
         return moments, HeldRows(self._held, moments.mean_x).error

@@ -71,6 +71,10 @@ class Trace:
         """Whether the shape of a value is known (not for sequences, optionals and outputs left out)."""
         return value.const_value is not None or value.name in self.shapes
 
+    def covers(self, model: ir.Model) -> bool:
+        """Whether every result in the model's graph is among the values seen."""
+        return all(not value.name or value.name in self.shapes for node in model.graph for value in node.outputs)
+
     def integers(self, value: ir.Value) -> Integers | None:
         """The integers in a short constant or traced vector, flat; None for anything else."""
         if value.const_value is not None:

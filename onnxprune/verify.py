@@ -10,7 +10,7 @@ from onnxprune.errors import BadInput, ProofFailed
 from onnxprune.graph import Array
 from onnxprune.model_check import require_valid
 from onnxprune.passes.scatter import scatter
-from onnxprune.runtime import open_session, run, subgraph
+from onnxprune.runtime import open_session, run
 from onnxprune.serialise import PROTOBUF_END, tensor_bytes, to_bytes
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "float16": 5e-3, "bfloat16": 5e-3}
@@ -49,7 +49,7 @@ def _outputs(model: ir.Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """The model's outputs; where one is chosen by rank, what it is chosen from: a tie would turn on rounding."""
     before = {v.name or "" for value in model.graph.outputs for v in _chosen_from(value)}
     names = [value.name or "" for value in model.graph.outputs if not _chosen_from(value)] + sorted(before)
-    return run(open_session(subgraph(model, list(feeds), names) if before else model), feeds)
+    return run(open_session(model, inputs=list(feeds), outputs=names) if before else open_session(model), feeds)
 
 
 def _chosen_from(output: ir.Value) -> list[ir.Value]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from onnxprune import parallel
-from onnxprune.parallel import LANES, ahead, alongside, cores, each, share
+from onnxprune.parallel import LANES, ahead, cores, each, share
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -55,22 +55,6 @@ def test_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delattr("os.sched_getaffinity")
     monkeypatch.setattr("os.cpu_count", lambda: None)
     assert cores() == 1
-
-
-def test_lanes_take_turns_and_keep_their_order() -> None:
-    seen: dict[int, list[tuple[int, str]]] = {lane: [] for lane in range(LANES)}
-    alongside(lambda lane, number, item: seen[lane].append((number, item)), iter("abcdefg"))
-    assert seen == {0: [(0, "a"), (2, "c"), (4, "e"), (6, "g")], 1: [(1, "b"), (3, "d"), (5, "f")]}
-    alongside(lambda lane, number, item: None, [])
-
-
-def test_an_error_in_a_lane_is_raised() -> None:
-    def fail(lane: int, number: int, item: int) -> None:
-        if item == 4:
-            raise ValueError(f"item {number}")
-
-    with pytest.raises(ValueError, match="item 3"):
-        alongside(fail, range(1, 6))
 
 
 def test_results_ahead_come_in_order_and_no_more_are_begun_than_are_soon_wanted() -> None:

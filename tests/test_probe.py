@@ -13,7 +13,7 @@ from dense_mask import run
 from graph_text import Weights
 from sweep_case import Net, im2col, net, ridge
 
-from onnxprune.calibration.statistics import Moments, Sums, Tally
+from onnxprune.calibration.statistics import Moments, Tally
 from onnxprune.criteria import lookup
 from onnxprune.criteria.curve import CURVE_RIDGE
 from onnxprune.criteria.problem import Options
@@ -161,21 +161,21 @@ def test_groups_that_share_a_layer_judge_by_the_same_moments_whichever_threads_a
     shared = [j.held for name in ("Conv:p", "Conv:q") for j in groups[name].judges if j.reader.name == "Conv:c"]
     assert len(shared) == 2 and shared[0] is shared[1]
     flushed: list[int] = []
-    sums, asked = Tally.sums, threading.Barrier(8, timeout=30)
+    moments, asked = Tally.moments, threading.Barrier(8, timeout=30)
 
-    def slow(tally: Tally) -> Sums:
+    def slow(tally: Tally) -> Moments:
         flushed.append(tally.count)
         time.sleep(0.05)
-        return sums(tally)
+        return moments(tally)
 
     def ask(number: int) -> Moments:
         asked.wait()
         return shared[number % 2].moments()
 
-    monkeypatch.setattr(Tally, "sums", slow)
+    monkeypatch.setattr(Tally, "moments", slow)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(ask, range(8)))
-    assert all(moments is found[0] for moments in found)
+    assert all(one is found[0] for one in found)
     assert flushed == [found[0].count] and found[0].count > 0
 
 

@@ -23,8 +23,8 @@ def _assert_moments_are_numpys(moments: Moments, x: np.ndarray, y: np.ndarray) -
     x, y = x.astype(np.float64), y.astype(np.float64)
     xc, yc = x - x.mean(axis=0), y - y.mean(axis=0)
     scale_x, scale_y = np.sqrt((xc**2).mean()), np.sqrt((yc**2).mean())
-    np.testing.assert_allclose(moments.gram, xc.T @ xc / len(x), atol=3e-6 * scale_x**2 * x.shape[1])
-    np.testing.assert_allclose(moments.cross, xc.T @ yc / len(x), atol=3e-6 * scale_x * scale_y * x.shape[1])
+    np.testing.assert_allclose(moments.gram, xc.T @ xc / len(x), atol=1e-5 * scale_x**2 * x.shape[1])
+    np.testing.assert_allclose(moments.cross, xc.T @ yc / len(x), atol=1e-5 * scale_x * scale_y * x.shape[1])
     np.testing.assert_allclose(moments.energies, (yc**2).mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(moments.mean_x, x.mean(axis=0), rtol=1e-5, atol=1e-5 * scale_x)
     np.testing.assert_allclose(moments.mean_y, y.mean(axis=0), rtol=1e-5, atol=1e-5 * scale_y)
@@ -44,16 +44,6 @@ def test_a_mean_a_thousand_times_the_spread_does_not_drown_the_covariance() -> N
     for part in range(0, 9000, 1000):
         sums.update(x[part : part + 1000], y[part : part + 1000])
     _assert_moments_are_numpys(sums.centred(), x, y)
-
-
-def test_sums_of_shards_add_field_by_field() -> None:
-    x, y = _rows(1, 500, 6, 2, 1.0)
-    left, right = _collected(x[:200], y[:200]), _collected(x[200:], y[200:])
-    merged = left + right
-    assert merged.count == 500
-    for name in ("x", "y", "gram", "cross", "yy"):
-        np.testing.assert_array_equal(getattr(merged, name), getattr(left, name) + getattr(right, name))
-    _assert_moments_are_numpys(merged.centred(), x, y)
 
 
 def test_more_rows_than_one_chunk_count_once_each() -> None:
@@ -104,14 +94,14 @@ def test_empty_sums_say_that_no_data_arrived() -> None:
 @pytest.mark.parametrize("sizes", [(1,) * 40, (3, 50, 2, 2, 1, 7), (200, 1), (64,)])
 def test_a_tally_of_lots_has_the_sums_of_all_rows(sizes: tuple[int, ...]) -> None:
     x, y = _rows(3, sum(sizes), 20, 3, 1.0)
-    tallies = Tally(20, 3), Tally(20, 3)
-    for number, (start, size) in enumerate(zip(np.cumsum((0, *sizes[:-1])), sizes, strict=True)):
+    tally = Tally(20, 3)
+    for start, size in zip(np.cumsum((0, *sizes[:-1])), sizes, strict=True):
         lot_x, lot_y = x[start : start + size].copy(), y[start : start + size].copy()
-        tallies[number % 2].add(lot_x, lot_y)
+        tally.add(lot_x, lot_y)
         lot_x[:], lot_y[:] = np.nan, np.nan  # rows that wait are copies
-    tallies[0].absorb(tallies[1])
-    assert tallies[0].sums().count == len(x)
-    _assert_moments_are_numpys(tallies[0].sums().centred(), x, y)
+    assert tally.count == tally.sums().count == len(x)
+    _assert_moments_are_numpys(tally.sums().centred(), x, y)
+    _assert_moments_are_numpys(tally.moments(), x, y)
 
 
 def test_large_products_by_blocks_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +109,17 @@ def test_large_products_by_blocks_are_those_of_the_whole(monkeypatch: pytest.Mon
     whole = _collected(x, y)
     monkeypatch.setattr("onnxprune.calibration.statistics._LARGE_PRODUCT", 0)
     blocks = _collected(x, y)
-    np.testing.assert_allclose(blocks.gram, whole.gram, rtol=1e-5)
-    np.testing.assert_array_equal(blocks.gram, blocks.gram.T)
+    np.testing.assert_allclose(np.triu(blocks.gram), np.triu(whole.gram), rtol=1e-5)
     np.testing.assert_allclose(blocks.cross, whole.cross, rtol=1e-5)
-    _assert_moments_are_numpys(blocks.centred(), x, y)
+    moments = blocks.centred()
+    np.testing.assert_array_equal(moments.gram, moments.gram.T)
+    _assert_moments_are_numpys(moments, x, y)
+
+
+@pytest.mark.parametrize("features", [1, 31, 32, 33, 100])
+@pytest.mark.parametrize("reuse", [False, True])
+def test_centring_reads_the_upper_triangle_alone(features: int, reuse: bool) -> None:
+    x, y = _rows(8, 300, features, 2, 1.0)
+    sums = _collected(x, y)
+    sums.gram[np.tril_indices(features, -1)] = np.nan
+    _assert_moments_are_numpys(sums.centred(reuse), x, y)

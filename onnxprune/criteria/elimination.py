@@ -13,14 +13,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cholesky, lapack, solve_triangular
+from scipy.linalg import cholesky, solve_triangular
 
+from onnxprune import lapack
 from onnxprune.calibration.least_squares import mean_diagonal, principal
 from onnxprune.calibration.statistics import F64, Moments
 from onnxprune.criteria.problem import Index
 
 Real = NDArray[np.floating[Any]]
 _PANEL = 128
+_BLOCK = 256
 _SINGLE_FROM = 1024
 _SINGLE_RIDGE = 1e-3
 
@@ -124,17 +126,15 @@ def start_elimination(weight: F64, moments: Moments, features: Index, ridge: flo
 def _ridged_inverse(gram: F64, ridge: float, scale: float) -> tuple[F64, float]:
     """(G + ridge·I)⁻¹, and the ridge: raised until the matrix factorises."""
     while True:
-        ridged = gram.copy(order="F")
-        ridged.ravel(order="K")[:: len(gram) + 1] += ridge
-        try:
-            factor = cholesky(ridged, lower=True, overwrite_a=True)
-        except LinAlgError:
-            ridge = max(10 * ridge, 1e-10 * scale)
-            continue
-        inverse = lapack.dpotri(factor, lower=True, overwrite_c=True)[0]
-        for start in range(0, len(inverse), 256):
-            stop = start + 256
-            block = np.tril(inverse[start:stop, start:stop])
-            inverse[start:stop, start:stop] = block + np.tril(block, -1).T
-            inverse[start:stop, stop:] = inverse[stop:, start:stop].T
-        return inverse, ridge
+        ridged = gram.copy()
+        ridged.reshape(-1)[:: len(gram) + 1] += ridge
+        if lapack.factorise(ridged):
+            break
+        ridge = max(10 * ridge, 1e-10 * scale)
+    lapack.invert(ridged)
+    for start in range(0, len(ridged), _BLOCK):
+        stop = start + _BLOCK
+        corner = ridged[start:stop, start:stop]
+        corner[:] = np.triu(corner) + np.triu(corner, 1).T
+        ridged[stop:, start:stop] = ridged[start:stop, stop:].T
+    return ridged, ridge
