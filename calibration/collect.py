@@ -99,16 +99,13 @@ def collect(
     def seen(numbered: tuple[int, Part]) -> list[Seen]:
         number, (session, feeds, active) = numbered
         values = {**feeds, **(run(session, feeds) if session is not None else {})}
-        return [_seen(layer, values, weights[layer.name], sampling, number) for layer in active]
+        found = [_seen(layer, values, weights[layer.name], sampling, number) for layer in active]
+        for one in found:
+            targets[one.layer.name].put(number, one.target)
+        return [one for one in found if one.layer.name in statistics]
 
     for number, batch in enumerate(ahead(seen, enumerate(_parts(model, layers, source, sampling)))):
-
-        def add(one: Seen, number: int = number) -> None:
-            if one.layer.name in statistics:
-                _add(statistics[one.layer.name], one.rows, number)
-            targets[one.layer.name].append(one.target)
-
-        each(add, batch)
+        each(lambda one, number=number: _add(statistics[one.layer.name], one.rows, number), batch)
         tick()
     return Collected(statistics, targets)
 

@@ -44,14 +44,17 @@ class Frontier:
         outputs = sorted(set(self._tapes) - set(self._inputs))
         session = self._open(self._inputs, outputs)
 
-        def activations(feeds: dict[str, Array]) -> dict[str, Array]:
-            return {**feeds, **(run(session, feeds) if session is not None else {})}
-
-        for i, here in enumerate(ahead(activations, islice(self._source.batches(), self._have, batches))):
-            if i == 0:
+        def record(numbered: tuple[int, dict[str, Array]]) -> None:
+            i, feeds = numbered
+            here = {**feeds, **(run(session, feeds) if session is not None else {})}
+            if i == self._have:
                 self._note_types(here)
             for name, tape in self._tapes.items():
-                tape.append(here[name])
+                tape.put(i, here[name])
+
+        new = enumerate(islice(self._source.batches(), self._have, batches), self._have)
+        for _ in ahead(record, new):
+            pass
         self._have = batches
 
     def step(
@@ -65,13 +68,12 @@ class Frontier:
         known, later = self._known(number), self._read_later(number)
         tapes = {name: self._blank() for name in later - set(self._tapes)}
 
-        def used(i: int, here: dict[str, Array]) -> tuple[T, dict[str, Array]]:
-            return use(i, {name: here[name] for name in wanted}), {name: here[name] for name in tapes}
-
-        for result, kept in self._run(number, batches, sorted({*wanted} | (later - known)), used):
+        def kept(i: int, here: dict[str, Array]) -> T:
             for name, tape in tapes.items():
-                tape.append(kept[name])
-            yield result
+                tape.put(i, here[name])
+            return use(i, {name: here[name] for name in wanted})
+
+        yield from self._run(number, batches, sorted({*wanted} | (later - known)), kept)
         self._have = batches
         self._tapes |= tapes
         self.peak_bytes = max(self.peak_bytes, sum(tape.bytes for tape in (*self._tapes.values(), *self._spare)))

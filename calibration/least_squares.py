@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import lapack
+from onnxprune import native
 from onnxprune.calibration.statistics import F32, F64, Moments
 from onnxprune.parallel import each
 
@@ -125,7 +125,7 @@ def _ridge_solve(matrix: F64, target: F64, prior: F64, ridge: float, scale: floa
 def _solved(factor: F64, target: F64) -> F64:
     """target (n, F) times the inverse of the factored matrix."""
     solution = np.array(target, order="C")
-    lapack.solve(factor, solution)
+    native.solve(factor, solution)
     return solution
 
 
@@ -136,6 +136,6 @@ def _factored(matrix: F64, ridge: float, scale: float) -> tuple[F64 | None, floa
     while True:
         ridged = np.array(matrix, order="C")
         ridged.reshape(-1)[:: len(matrix) + 1] += ridge
-        if lapack.factorise(ridged):
+        if native.factorise(ridged):
             return ridged, ridge
         ridge = max(10 * ridge, _SMALLEST_RIDGE * scale)

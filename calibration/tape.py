@@ -1,8 +1,10 @@
 """Arrays written one behind the other to an unnamed file, and read back in turn: memory does not grow with them."""
 
 import mmap
+import os
 import tempfile
 from collections.abc import Iterator
+from threading import Lock
 
 import numpy as np
 
@@ -11,29 +13,37 @@ from onnxprune.graph import Array
 
 
 class Tape:
-    """A list of arrays on disk; the file goes with the object. Threads may read at the same time."""
+    """A list of arrays on disk; the file goes with the object. Threads may read and write at the same time."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the tape
-        self._index: list[tuple[int, tuple[int, ...], np.dtype]] = []
+        self._index: dict[int, tuple[int, tuple[int, ...], np.dtype]] = {}
+        self._moving = Lock()
         self.bytes = 0
 
     def append(self, array: Array) -> None:
-        """Write one more array. Raises BadInput where the disk is full."""
+        """Write one more array behind the last."""
+        self.put(len(self), array)
+
+    def put(self, number: int, array: Array) -> None:
+        """Write array `number`; they may come in any order. Raises BadInput where the disk is full."""
         array = np.ascontiguousarray(array)
-        self._index.append((self.bytes, array.shape, array.dtype))
+        with self._moving:
+            start, self.bytes = self.bytes, self.bytes + array.nbytes
+            self._index[number] = start, array.shape, array.dtype
+        left = array.reshape(-1).view(np.uint8)
         try:
-            self._file.seek(self.bytes)
-            self._file.write(array.data if array.size else b"")
-            self._file.flush()
+            while left.size:  # one call writes 2 GB at most
+                done = os.pwrite(self._file.fileno(), left.data, start)
+                left, start = left[done:], start + done
         except OSError as error:
             raise BadInput(f"no room for activations in {tempfile.gettempdir()}: {error}; set TMPDIR") from error
-        self.bytes += array.nbytes
 
     def cut(self, length: int) -> "Tape":
-        """Forget all but the first `length` arrays; their room is written on again."""
-        self._index = self._index[:length]
-        self.bytes = sum(int(np.prod(shape)) * dtype.itemsize for _, shape, dtype in self._index)
+        """Forget all but the first `length` arrays; what lies behind them is written over."""
+        self._index = {i: place for i, place in self._index.items() if i < length}
+        ends = (start + int(np.prod(shape)) * dtype.itemsize for start, shape, dtype in self._index.values())
+        self.bytes = max(ends, default=0)
         return self
 
     def __getitem__(self, i: int) -> Array:

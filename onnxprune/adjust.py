@@ -10,7 +10,7 @@ from onnxprune.calibration.frontier import Frontier
 from onnxprune.calibration.least_squares import RidgeFactor
 from onnxprune.calibration.rows import Positions, read, written
 from onnxprune.calibration.sampling import Sampling, held_out
-from onnxprune.calibration.statistics import Sums
+from onnxprune.calibration.statistics import Tally
 from onnxprune.dependency import Keep
 from onnxprune.descent import Weights, Window, descend
 from onnxprune.graph import Array, array_of, replace_constant
@@ -100,12 +100,12 @@ def _start(windows: Sequence[Window], weight: Array, bias: Array, pair: Pair, va
     second = pair.second
     prior = to_matrix(second.linear, array_of(values[second.linear.weight.name or ""]))[0].astype(np.float64)
     first, first_bias = weight.astype(np.float32), bias.astype(np.float32).reshape(-1)
-    sums = Sums.zeros(prior.shape[1], len(prior))
+    sums = Tally(prior.shape[1], len(prior))
     for window in windows:
         hidden = window.hidden(first, first_bias)[0]
         taps = np.stack([hidden[column] for column in window.index.T], axis=2)  # (P, m, T)
-        sums.update(taps.reshape(len(taps), -1), window.target - window.partner)
-    moments = sums.centred()
+        sums.add(taps.reshape(len(taps), -1), window.target - window.partner)
+    moments = sums.moments()
     fitted = RidgeFactor(moments.gram, START_RIDGE).solve(moments.cross, prior)
     intercept = moments.mean_y - fitted @ moments.mean_x
     return Weights(first, first_bias, fitted.astype(np.float32), intercept.astype(np.float32))

@@ -1,6 +1,6 @@
 """The one way through: load, analyse, collect, score, allocate, remove, rebuild, verify, measure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from threadpoolctl import threadpool_limits
@@ -82,7 +82,9 @@ def _run(
     sampling = Sampling(data.source.samples, data.batches, len(layers), prepared.analysis.trace, settings.seed)
     collected = _collect(prepared, layers, data, sampling, stages) if fold else None
     scored = _score(prepared, collected, settings, stages)
+    collected = collected and replace(collected, statistics={})
     chosen, keep, refused = _choose(prepared, scored, layers, data, settings, stages)
+    del scored  # and with it the moments of all layers
     with stages.stage("remove"):
         slim = remove(prepared.analysis, keep)
     solved: list[Rebuilt] = []

@@ -17,6 +17,7 @@ from onnxprune.dependency import Analysis, Keep
 from onnxprune.graph import Array, array_of, captured_values, replace_constant, values_by_name
 from onnxprune.layers import Layer
 from onnxprune.pairs import find_pairs
+from onnxprune.parallel import each
 from onnxprune.solve import Block, reservoir_share, worst
 from onnxprune.weights import from_matrix, to_matrix
 
@@ -74,7 +75,7 @@ def rebuild(
             for layer, parts in zip(ready, found, strict=True):
                 for block, part in zip(blocks[layer.name], parts, strict=False):
                     block.add(*part, batch)
-        done += [_solve(layer, keep, blocks[layer.name], values, mode) for layer in ready]
+        done += each(lambda x, blocks=blocks: _solve(x, keep, blocks[x.name], values, mode), ready)  # type: ignore[misc]
         tick()
     return model, done, frontier.peak_bytes + collected.disk_bytes
 

@@ -95,7 +95,7 @@ class Block:
         assert self._tally is not None
         if not self._held or not self._tally.count:
             return candidates[0]
-        inside = self._tally.sums().centred()
+        inside = self._tally.moments()
         return choose_ridge(inside, HeldRows(self._held, inside.mean_x), prior, candidates)
 
     def _everything(self) -> tuple[Moments, Error]:

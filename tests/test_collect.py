@@ -77,10 +77,10 @@ def test_sums_are_numpys_over_every_row(small: Net, found: Collected, name: str)
     for kind, sums in (("solve", statistics.solve), ("held", statistics.held)):
         every = np.concatenate(parts[kind]).astype(np.float64)
         for tally, x in zip(sums, np.split(every, blocks, axis=1), strict=True):
-            own = tally.sums()
+            own = tally.moments()
             assert own.count == len(x)
-            np.testing.assert_allclose(own.x, x.sum(0), rtol=1e-4, atol=1e-3)
-            np.testing.assert_allclose(own.gram, x.T @ x, rtol=1e-4, atol=1e-3)
+            np.testing.assert_allclose(own.mean_x, x.mean(0), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(own.gram, np.cov(x.T, bias=True), rtol=1e-4, atol=1e-5)
             assert own.cross.shape == (x.shape[1], 0)
 
 
@@ -120,7 +120,7 @@ def test_rows_that_were_sampled_are_those_at_the_positions(small: Net) -> None:
     found = network.collect()
     assert {name: len(tape) for name, tape in found.targets.items()} == {n: 2 if n != "Conv:c" else 6 for n in RESULTS}
     rows = rows_of(small, "Conv:a")
-    assert sum(s.sums().count for part in ("solve", "held") for s in getattr(found.statistics["Conv:a"], part)) == sum(
+    assert sum(s.count for part in ("solve", "held") for s in getattr(found.statistics["Conv:a"], part)) == sum(
         len(rows[i][i::3]) for i in (0, 1)
     )
     for i, feeds in enumerate(list(small.source.batches())[:2]):

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune.calibration.least_squares import HeldRows, choose_ridge, held_out_error, refit, refit_rows, residual
-from onnxprune.calibration.statistics import Moments, Sums
+from onnxprune.calibration.statistics import Moments, Tally
 
 
 def _layer(seed: int, count: int, features: int, outputs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -16,9 +16,9 @@ def _layer(seed: int, count: int, features: int, outputs: int) -> tuple[np.ndarr
 
 
 def _moments(x: np.ndarray, y: np.ndarray) -> Moments:
-    sums = Sums.zeros(x.shape[1], y.shape[1])
-    sums.update(x.astype(np.float32), y.astype(np.float32))
-    return sums.centred()
+    tally = Tally(x.shape[1], y.shape[1])
+    tally.add(x.astype(np.float32), y.astype(np.float32))
+    return tally.moments()
 
 
 def _exact(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:

@@ -1,6 +1,8 @@
 """Arrays on disk come back as they went."""
 
 import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -52,13 +54,28 @@ def test_a_tape_that_is_cut_is_written_on_in_the_same_room() -> None:
     assert tape.cut(0).bytes == len(tape) == 0
 
 
+def test_threads_may_write_in_any_order() -> None:
+    tape, arrays = Tape(), [np.full((50, i % 7 + 1), i) for i in range(60)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: tape.put(i, arrays[i]), reversed(range(60))))
+    assert len(tape) == 60
+    for array, found in zip(arrays, tape, strict=True):
+        np.testing.assert_array_equal(found, array)
+    assert tape.cut(3).bytes >= sum(array.nbytes for array in arrays[:3])
+    tape.put(3, np.arange(4))
+    assert [found.tolist() for found in tape] == [*(array.tolist() for array in arrays[:3]), [0, 1, 2, 3]]
+
+
+def test_what_is_written_in_part_is_written_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.pwrite
+    monkeypatch.setattr("os.pwrite", lambda file, data, start: whole(file, data[:5], start))
+    assert list(written())[4].tolist() == ARRAYS[4].tolist()
+
+
 def test_a_full_disk_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full:
-        def seek(self, _: int) -> None: ...
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-        def write(self, _: object) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("tempfile.TemporaryFile", Full)
+    monkeypatch.setattr("os.pwrite", full)
     with pytest.raises(BadInput, match=r"no room for activations in .*No space left on device; set TMPDIR"):
         Tape().append(np.ones(3))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 
-from onnxprune import lapack
+from onnxprune import native
 from onnxprune.calibration.least_squares import mean_diagonal, principal
 from onnxprune.calibration.statistics import F64, Moments
 from onnxprune.criteria.problem import Index
@@ -128,10 +128,10 @@ def _ridged_inverse(gram: F64, ridge: float, scale: float) -> tuple[F64, float]:
     while True:
         ridged = gram.copy()
         ridged.reshape(-1)[:: len(gram) + 1] += ridge
-        if lapack.factorise(ridged):
+        if native.factorise(ridged):
             break
         ridge = max(10 * ridge, 1e-10 * scale)
-    lapack.invert(ridged)
+    native.invert(ridged)
     for start in range(0, len(ridged), _BLOCK):
         stop = start + _BLOCK
         corner = ridged[start:stop, start:stop]

@@ -1,4 +1,4 @@
-"""Cholesky factorisations that let other threads work: scipy's wrappers of LAPACK hold the interpreter's lock."""
+"""BLAS and LAPACK in place, while other threads work: scipy's wrappers copy, and hold the interpreter's lock."""
 
 import ctypes
 from collections.abc import Callable
@@ -7,11 +7,43 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cython_lapack
+from scipy.linalg import cython_blas, cython_lapack
 
+Single = NDArray[np.float32]
 Real = NDArray[np.floating[Any]]
 _LETTER = {"float32": "s", "float64": "d"}
+_PLAIN, _TRANSPOSED = (ctypes.byref(ctypes.c_char(letter)) for letter in (b"N", b"T"))
 _LOWER = ctypes.byref(ctypes.c_char(b"L"))
+
+
+def add_product(total: Single, left: Single, right: Single) -> None:
+    """Add leftᵀ · right of two lots of rows (N, m) and (N, n) to `total` (m, n); all may be parts of wider arrays."""
+    if not (total.size and len(left)):
+        return
+    one = ctypes.byref(ctypes.c_float(1.0))
+    sizes = (ctypes.byref(ctypes.c_int(n)) for n in (right.shape[1], left.shape[1], len(left)))
+    _routine("sgemm", 13)(
+        _PLAIN,
+        _TRANSPOSED,
+        *sizes,
+        one,
+        _begin(right),
+        _stride(right),
+        _begin(left),
+        _stride(left),
+        one,
+        _begin(total),
+        _stride(total),
+    )
+
+
+def add_square(total: Single, rows: Single) -> None:
+    """Add rowsᵀ · rows of a lot (N, m) to the upper triangle of `total` (m, m); both may be parts of wider arrays."""
+    if not rows.size:
+        return
+    one = ctypes.byref(ctypes.c_float(1.0))
+    sizes = (ctypes.byref(ctypes.c_int(n)) for n in (rows.shape[1], len(rows)))
+    _routine("ssyrk", 10)(_LOWER, _PLAIN, *sizes, one, _begin(rows), _stride(rows), one, _begin(total), _stride(total))
 
 
 def factorise(matrix: Real) -> bool:
@@ -52,9 +84,19 @@ def _routine(name: str, arguments: int) -> Callable[..., None]:
     title = ctypes.pythonapi.PyCapsule_GetName
     pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
     title.restype, title.argtypes = ctypes.c_char_p, (ctypes.py_object,)
-    capsule = cython_lapack.__pyx_capi__[name]
+    capsule = (cython_blas.__pyx_capi__ | cython_lapack.__pyx_capi__)[name]
     address: Any = pointer(capsule, title(capsule))
     return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)(address)
+
+
+def _begin(array: Single) -> Any:
+    """Where an array with contiguous rows begins."""
+    assert array.dtype == np.float32 and array.strides[1] == array.itemsize
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def _stride(array: Single) -> Any:
+    return ctypes.byref(ctypes.c_int(array.strides[0] // array.itemsize))
 
 
 def _size(matrix: Real) -> Any:
