@@ -17,7 +17,7 @@ _LOT = 512
 """Rows of one product: enough that it takes longer than going through the F × F sums."""
 _CENTRED_ROWS = 32
 """Few enough to stay in the cache between two operations."""
-_LARGE_PRODUCT, _BLOCKS = 2e8, 6
+_LARGE_PRODUCT, _BLOCKS = 6e8, 2
 
 
 @dataclass(frozen=True, eq=False)
