@@ -60,9 +60,10 @@ class Variance:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What a batch tells of one layer: `rows` (groups, k, F) of its input and `target` (k, outputs)."""
+    """What batch number `batch` tells of one layer: `rows` (groups, k, F) of its input and `target` (k, outputs)."""
 
     layer: Layer
+    batch: int
     rows: Rows
     target: Rows
 
@@ -104,8 +105,8 @@ def collect(
             targets[one.layer.name].put(number, one.target)
         return [one for one in found if one.layer.name in statistics]
 
-    for number, batch in enumerate(ahead(seen, enumerate(_parts(model, layers, source, sampling)))):
-        each(lambda one, number=number: _add(statistics[one.layer.name], one.rows, number), batch)
+    for batch in ahead(seen, enumerate(_parts(model, layers, source, sampling))):
+        each(lambda one: _add(statistics[one.layer.name], one.rows, one.batch), batch)
         tick()
     return Collected(statistics, targets)
 
@@ -123,7 +124,7 @@ def _seen(layer: Layer, values: Mapping[str, Array], weight: Rows, sampling: Sam
     target = _target(layer, rows, weight)
     if layer.partner is not None:
         target += written(layer.linear, values[layer.partner.name or ""], where)
-    return Seen(layer, rows, target)
+    return Seen(layer, number, rows, target)
 
 
 def _parts(model: ir.Model, layers: Sequence[Layer], source: Source, sampling: Sampling) -> Iterator[Part]:

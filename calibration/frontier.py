@@ -95,7 +95,7 @@ class Frontier:
     def _run(
         self, number: int, batches: int, wanted: Sequence[str], use: Callable[[int, dict[str, Array]], T]
     ) -> Iterator[T]:
-        """Yield what `use` makes of each batch's number and values: the wanted ones and those they are computed from."""
+        """Yield what `use` makes of each batch's number and values: those wanted, and those they are computed from."""
         if not batches:
             return
         outputs = sorted(set(wanted) - self._known(number))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune import native
-from onnxprune.calibration.statistics import F32, F64, Moments
+from onnxprune.calibration.statistics import F32, F64, Moments, Real
 from onnxprune.parallel import each
 
 Index = NDArray[np.intp]
@@ -20,7 +20,7 @@ AS_GOOD = 1.02
 _SMALLEST_RIDGE = 1e-10
 
 
-def refit(gram: F64, cross: F64, prior: F64, kept: Index, rho: float) -> F64:
+def refit(gram: Real, cross: F64, prior: F64, kept: Index, rho: float) -> F64:
     """The weight W' (n, F') = (C_Sᵀ + ρmW_S)(G_SS + ρmI)⁻¹ with m = mean diag G.
 
     `gram` (F, F), `cross` (F, n), `prior` (n, F), `kept` the F' feature indices of S. Where the matrix is not
@@ -35,7 +35,7 @@ def refit(gram: F64, cross: F64, prior: F64, kept: Index, rho: float) -> F64:
 class RidgeFactor:
     """The factored system of a refit on all features, for several targets in turn: Cholesky once."""
 
-    def __init__(self, gram: F64, rho: float) -> None:
+    def __init__(self, gram: Real, rho: float) -> None:
         scale = mean_diagonal(gram)
         self._factor, self._ridge = _factored(gram, rho * scale, scale)
 
@@ -46,7 +46,7 @@ class RidgeFactor:
         return _solved(self._factor, cross.T + self._ridge * prior)
 
 
-def residual(gram: F64, cross: F64, energy: float, weight: F64, kept: Index) -> float:
+def residual(gram: Real, cross: F64, energy: float, weight: F64, kept: Index) -> float:
     """E‖y − W'x_S‖² of centred moments = energy − 2tr(W'C_S) + tr(W'G_SS W'ᵀ); `weight` (n, F')."""
     fitted = weight @ principal(gram, kept)
     return float(energy - 2 * np.vdot(weight, cross[kept].T) + np.vdot(fitted, weight))
@@ -111,12 +111,12 @@ def refit_rows(inputs: F64, targets: F64, prior: F64, rho: float) -> F64:
     return weight
 
 
-def mean_diagonal(gram: F64) -> float:
+def mean_diagonal(gram: Real) -> float:
     """The scale m that relative ridges refer to."""
     return float(np.mean(gram.diagonal())) if len(gram) else 0.0
 
 
-def _ridge_solve(matrix: F64, target: F64, prior: F64, ridge: float, scale: float) -> F64:
+def _ridge_solve(matrix: Real, target: F64, prior: F64, ridge: float, scale: float) -> F64:
     """(target + ridge·prior)(matrix + ridge·I)⁻¹, with the first larger ridge that factorises."""
     factor, ridge = _factored(matrix, ridge, scale)
     return prior.copy() if factor is None else _solved(factor, target + ridge * prior)
@@ -129,12 +129,12 @@ def _solved(factor: F64, target: F64) -> F64:
     return solution
 
 
-def _factored(matrix: F64, ridge: float, scale: float) -> tuple[F64 | None, float]:
+def _factored(matrix: Real, ridge: float, scale: float) -> tuple[F64 | None, float]:
     """The Cholesky factor of matrix + ridge·I, and the ridge that it took; None for a matrix of zeros."""
     if scale == 0.0:
         return None, ridge
     while True:
-        ridged = np.array(matrix, order="C")
+        ridged = np.array(matrix, np.float64, order="C")
         ridged.reshape(-1)[:: len(matrix) + 1] += ridge
         if native.factorise(ridged):
             return ridged, ridge

@@ -12,6 +12,7 @@ from onnxprune.parallel import each
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+Real = NDArray[np.float32] | NDArray[np.float64]
 
 _LOT = 512
 """Rows of one product: enough that it takes longer than going through the F × F sums."""
@@ -25,12 +26,12 @@ class Moments:
     """Centred moments, divided by the number of rows.
 
     `mean_x` (F,), `mean_y` (n,), `gram` (F, F) = E[(x−μ)(x−μ)ᵀ], `cross` (F, n) = E[(x−μ)(y−μ)ᵀ],
-    `energies` (n,) = E(y−μ)² per output, `count` rows seen.
+    `energies` (n,) = E(y−μ)² per output, `count` rows seen. The one large matrix, `gram`, may be of fp32.
     """
 
     mean_x: F64
     mean_y: F64
-    gram: F64
+    gram: Real
     cross: F64
     energies: F64
     count: int
@@ -42,7 +43,7 @@ class Moments:
 
     def with_linear_targets(self, weight: F64) -> Moments:
         """Moments of x and Y = X Wᵀ, `weight` (n, F), derived from the Gram matrix alone."""
-        cross = self.gram @ weight.T
+        cross = (self.gram @ weight.T.astype(self.gram.dtype)).astype(np.float64)
         energies = np.maximum(np.einsum("fn,nf->n", cross, weight), 0.0)
         return Moments(self.mean_x, weight @ self.mean_x, self.gram, cross, energies, self.count)
 
@@ -81,7 +82,7 @@ class Tally:
             raise ValueError("no rows were collected: the calibration data never reached this layer")
         self._flush()
         mean_x, mean_y = self._x / self.count, self._y / self.count
-        gram = np.empty(self._gram.shape)
+        gram = np.empty_like(self._gram)
         for start in range(0, len(gram), _CENTRED_ROWS):
             self._centre_rows(slice(start, min(start + _CENTRED_ROWS, len(gram))), mean_x, gram)
         shift_x, shift_y = (shift.astype(np.float64) for shift in self._shift)
@@ -126,11 +127,11 @@ class Tally:
             self._y += ones @ y
             self._yy += np.einsum("ij,ij->j", y, y, dtype=np.float64)
 
-    def _centre_rows(self, rows: slice, mean: F64, gram: F64) -> None:
+    def _centre_rows(self, rows: slice, mean: F64, gram: F32) -> None:
         """Some rows of the centred matrix from their diagonal on, and by symmetry the columns below it."""
         right = slice(rows.start, None)
-        block = np.divide(self._gram[rows, right], self.count, out=gram[rows, right])
-        block -= np.outer(mean[rows], mean[right])
+        block = gram[rows, right]
+        block[:] = np.divide(self._gram[rows, right], self.count, dtype=np.float64) - np.outer(mean[rows], mean[right])
         corner = block[:, : len(block)]
         corner[:] = np.triu(corner) + np.triu(corner, 1).T
         gram[rows.stop :, rows] = block[:, len(block) :].T

@@ -65,19 +65,33 @@ def rebuild(
         ready = [layer for layer in touched if layer.wave == number]
         for pair in (pairs[layer.name] for layer in ready if layer.name in pairs):
             adjust_first(pair, len(pairs), keep, values, frontier, collected, sampling)
-        blocks = {layer.name: _blocks(layer, keep, sampling) for layer in ready}
-        wanted = {v.name or "" for layer in ready for v in (layer.linear.x, layer.partner) if v is not None}
-
-        def rows(batch: int, values: dict[str, Array], ready: list[Layer] = ready) -> list[list[BlockRows]]:
-            return [_rows(layer, keep, collected, values, sampling, batch) for layer in ready]
-
-        for batch, found in enumerate(frontier.step(number, batches, sorted(wanted), rows)):
-            for layer, parts in zip(ready, found, strict=True):
-                for block, part in zip(blocks[layer.name], parts, strict=False):
-                    block.add(*part, batch)
-        done += each(lambda x, blocks=blocks: _solve(x, keep, blocks[x.name], values, mode), ready)  # type: ignore[misc]
+        blocks = _summed(ready, keep, collected, sampling, frontier, number, batches)
+        done += each(lambda pair: _solve(pair[0], keep, pair[1], values, mode), zip(ready, blocks, strict=True))
         tick()
     return model, done, frontier.peak_bytes + collected.disk_bytes
+
+
+def _summed(
+    ready: Sequence[Layer],
+    keep: Keep,
+    collected: Collected,
+    sampling: Sampling,
+    frontier: Frontier,
+    number: int,
+    batches: int,
+) -> list[list[Block]]:
+    """Run step `number` and sum the rows of its layers, block by block."""
+    blocks = [_blocks(layer, keep, sampling) for layer in ready]
+    wanted = {v.name or "" for layer in ready for v in (layer.linear.x, layer.partner) if v is not None}
+
+    def rows(batch: int, values: dict[str, Array]) -> list[list[BlockRows]]:
+        return [_rows(layer, keep, collected, values, sampling, batch) for layer in ready]
+
+    for batch, found in enumerate(frontier.step(number, batches, sorted(wanted), rows)):
+        for own, parts in zip(blocks, found, strict=True):
+            for block, part in zip(own, parts, strict=False):
+                block.add(*part, batch)
+    return blocks
 
 
 def _batches(layers: Sequence[Layer], sampling: Sampling) -> list[int]:
@@ -114,7 +128,7 @@ def _blocks(layer: Layer, keep: Keep, sampling: Sampling) -> list[Block]:
 def _rows(
     layer: Layer, keep: Keep, collected: Collected, values: dict[str, Array], sampling: Sampling, batch: int
 ) -> list[BlockRows]:
-    """What batch number `batch` tells of each block of the layer: inputs, targets and partner; nothing past its last."""
+    """Inputs, targets and partner of each block of the layer in batch number `batch`; nothing past its last."""
     linear = layer.linear
     if batch >= sampling.used(linear):
         return []

@@ -33,8 +33,8 @@ def open_session(
     """Open a session on `model`, which is not changed.
 
     With `outputs` (names of any values) the session computes these instead of the graph's outputs, and only the nodes
-    they need, from `inputs` (those of the graph where none are named). Without `providers` it runs on the CPU. Threads that wait for work leave the cores
-    to others, unless the session is to be `timed`: then they spin, as they do by default.
+    they need, from `inputs` (those of the graph where none are named). Without `providers` it runs on the CPU. Threads
+    that wait for work leave the cores to others, unless the session is to be `timed`: then they spin, as by default.
 
     Raises:
         BadInput: onnxruntime is missing, cannot load the model, or did not start a provider that was asked for.
@@ -143,7 +143,8 @@ def _options(ort: Any, threads: int | None, optimise: bool, timed: bool) -> Any:
 
 def _open(ort: Any, model: ir.Model, options: Any, providers: list[str]) -> Any:
     """Open `model`, which is changed, with the large weights where they lie: the session reads them there."""
-    inside = tensor_bytes(model) - sum(value.const_value.nbytes for value in large_initializers(model))
+    large = [value.const_value for value in large_initializers(model)]
+    inside = tensor_bytes(model) - sum(tensor.nbytes for tensor in large if tensor is not None)
     if inside > _MEMORY_LIMIT:
         with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
             path = save(model, Path(folder) / "model.onnx").model

@@ -1,6 +1,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx.parser
@@ -46,6 +47,9 @@ def test_models_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     class Session:
         def __init__(self, name: str) -> None:
             self.name = name
+
+        def get_inputs(self) -> list[object]:
+            return [SimpleNamespace(name="x", type="tensor(int64)")]
 
         def get_outputs(self) -> list[object]:
             return []

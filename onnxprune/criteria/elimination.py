@@ -9,18 +9,14 @@ diagonal blocks are kept up to date; the trailing matrix follows in one product 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 
 from onnxprune import native
 from onnxprune.calibration.least_squares import mean_diagonal, principal
-from onnxprune.calibration.statistics import F64, Moments
+from onnxprune.calibration.statistics import F64, Moments, Real
 from onnxprune.criteria.problem import Index
 
-Real = NDArray[np.floating[Any]]
 _PANEL = 128
 _BLOCK = 256
 _SINGLE_FROM = 1024
@@ -123,10 +119,10 @@ def start_elimination(weight: F64, moments: Moments, features: Index, ridge: flo
     return Elimination(block_inverse, np.ascontiguousarray(outputs, dtype=dtype), len(features), objective)
 
 
-def _ridged_inverse(gram: F64, ridge: float, scale: float) -> tuple[F64, float]:
+def _ridged_inverse(gram: Real, ridge: float, scale: float) -> tuple[F64, float]:
     """(G + ridge·I)⁻¹, and the ridge: raised until the matrix factorises."""
     while True:
-        ridged = gram.copy()
+        ridged = np.array(gram, np.float64)
         ridged.reshape(-1)[:: len(gram) + 1] += ridge
         if native.factorise(ridged):
             break

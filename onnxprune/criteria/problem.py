@@ -31,7 +31,7 @@ class Reader:
     def variances(self) -> F64:
         """(F,) the inputs' variances: measured where possible, else 1 for every feature."""
         if self.moments is not None:
-            return self.moments.gram.diagonal()
+            return self.moments.gram.diagonal().astype(np.float64)
         return np.ones(len(self.channel)) if self.variance is None else self.variance
 
     def energy(self) -> float:
