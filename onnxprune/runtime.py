@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 CPU = "CPUExecutionProvider"
+_VIEWED = {
+    "tensor(float)": np.dtype(np.float32).str,
+    "tensor(double)": np.dtype(np.float64).str,
+    "tensor(float16)": np.dtype(np.float16).str,
+}
+"""Types whose outputs numpy reads where they are, as numpy calls them."""
 
 _MEMORY_LIMIT = 1_500_000_000  # above this the serialised copy beside the session's own costs too much
 
@@ -58,31 +64,49 @@ def open_session(
 
 
 def run(session: "ort.InferenceSession", feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Run `session` once and return its outputs by name, read-only: the runtime's own memory where it shares it.
+    """Run `session` once and return its outputs by name; large ones are read-only views of the runtime's memory.
 
     Raises:
         BadInput: onnxruntime refuses the feeds (name, rank or dtype) or fails while it runs.
     """
-    names = [output.name for output in session.get_outputs()]
+    outputs = session.get_outputs()
+    names = [output.name for output in outputs]
+    plain = all(array.dtype.kind in "biuf" for array in feeds.values())
     try:
-        if _shares(session):
-            given = {name: _given(array) for name, array in feeds.items()}
-            return {n: np.from_dlpack(v) for n, v in zip(names, session.run_with_ort_values(names, given), strict=True)}
+        if plain and all(output.type in _VIEWED for output in outputs):
+            given = {name: _lend(array) for name, array in feeds.items()}
+            lent = session.run_with_ort_values(names, given)
+            return {name: _borrow(value, session) for name, value in zip(names, lent, strict=True)}
         values = session.run(names, dict(feeds))
     except Exception as error:  # onnxruntime's exception types are private and many
         raise BadInput(f"onnxruntime cannot run the model: {_reason(error)}") from error
     return dict(zip(names, values, strict=True))
 
 
-def _shares(session: "ort.InferenceSession") -> bool:
-    """Whether inputs and outputs can stay where they are: numbers that DLPack has, in a runtime that has DLPack."""
-    ort = import_onnxruntime()
-    types = {value.type for value in (*session.get_inputs(), *session.get_outputs())}
-    return hasattr(ort.OrtValue, "__dlpack__") and types <= {"tensor(float)", "tensor(double)", "tensor(float16)"}
-
-
-def _given(array: np.ndarray) -> Any:
+def _lend(array: np.ndarray) -> Any:
     return import_onnxruntime().OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+
+
+def _borrow(value: Any, session: "ort.InferenceSession") -> np.ndarray:
+    if value.device_name() != "cpu" or not value.tensor_size_in_bytes():
+        return np.asarray(value.numpy())
+    return np.asarray(_Borrowed(value, session))
+
+
+class _Borrowed:
+    """An output where the runtime put it. numpy's view keeps this object alive, and with it value and session.
+
+    An output that is a constant, or was folded into one, lies in memory of the session.
+    """
+
+    def __init__(self, value: Any, session: "ort.InferenceSession") -> None:
+        self.owners = value, session
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": tuple(value.shape()),
+            "typestr": _VIEWED[value.data_type()],
+            "data": (value.data_ptr(), True),
+        }
 
 
 def import_onnxruntime() -> Any:

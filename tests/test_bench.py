@@ -48,16 +48,13 @@ def test_models_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         def __init__(self, name: str) -> None:
             self.name = name
 
-        def get_inputs(self) -> list[object]:
-            return [SimpleNamespace(name="x", type="tensor(int64)")]
-
         def get_outputs(self) -> list[object]:
-            return []
+            return [SimpleNamespace(name="y", type="tensor(int64)")]
 
         def run(self, names: object, feeds: object) -> list[object]:
             turns.append(self.name)
             time.sleep(0.001)
-            return []
+            return [0]
 
     rounds = bench_module._measure([Session("a"), Session("b")], [{}, {}], 0.02)
     assert turns == ["a", "b"] * (len(turns) // 2)

@@ -1,3 +1,4 @@
+import gc
 import sys
 import tempfile
 from pathlib import Path
@@ -197,3 +198,53 @@ def test_weights_listed_as_inputs_stay_weights_in_a_cut() -> None:
         net (float[2] x, float[2] a) => (float[2] y) <float[2] a = {1,2}> { h = Add (x, a)  y = Neg (h) }""")
     assert run(open_session(model, outputs=["h"]), {"x": X[0]})["h"].tolist() == [2, 0]
     assert run(open_session(subgraph(model, ["x"], ["h"])), {"x": X[0]})["h"].tolist() == [2, 0]
+
+
+FOLDED = """
+    net (float[N,2] x) => (float[N,2] y, float[300000] c, float[300000] w)
+    { one = Constant <value = float {1.0}> () c = Add (w, one) y = Relu (x) }
+"""
+
+
+def weighted(text: str, weight: np.ndarray | None = None) -> ir.Model:
+    """A graph given as text, with the initializer `w`."""
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
+    if weight is not None:
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    return ir.from_proto(model)
+
+
+def test_outputs_outlive_the_session_even_where_they_are_constants() -> None:
+    outputs = run(open_session(weighted(FOLDED, np.arange(300_000, dtype=np.float32))), {"x": X})
+    gc.collect()
+    churn = [np.full(300_000, -1.0, np.float32) for _ in range(20)]
+    np.testing.assert_array_equal(outputs["w"], np.arange(300_000))
+    np.testing.assert_array_equal(outputs["c"], np.arange(300_000) + 1)
+    assert not outputs["c"].flags.writeable and len(churn) == 20
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_large_weights_are_read_where_they_lie_and_the_model_keeps_them(dtype: type) -> None:
+    kind = {np.float16: "float16", np.float32: "float", np.float64: "double"}[dtype]
+    weight = np.random.default_rng(0).standard_normal((40, 30)).astype(dtype)
+    model = weighted(f"net ({kind}[N,40] x) => ({kind}[N,30] y) {{ y = MatMul (x, w) }}", weight)
+    x = np.random.default_rng(1).standard_normal((3, 40)).astype(dtype)
+    before = ir.to_proto(model).SerializeToString()
+    session = open_session(model)
+    gc.collect()
+    np.testing.assert_allclose(run(session, {"x": x})["y"], x @ weight, rtol=2e-2 if dtype == np.float16 else 1e-5)
+    assert ir.to_proto(model).SerializeToString() == before
+    assert len(session.weights_in_use) == 1
+
+
+def test_a_weight_that_is_an_input_as_well_can_be_given() -> None:
+    weight = np.ones((400, 2), np.float32)
+    model = weighted("net (float[N,400] x, float[400,2] w) => (float[N,2] y) { y = MatMul (x, w) }", weight)
+    session, x = open_session(model), np.ones((1, 400), np.float32)
+    assert run(session, {"x": x})["y"].tolist() == [[400, 400]]
+    assert run(session, {"x": x, "w": 2 * weight})["y"].tolist() == [[800, 800]]
+
+
+def test_outputs_without_an_element_are_arrays_too() -> None:
+    model = weighted("net (float[N,2] x) => (float[N,2] y) { y = Relu (x) }")
+    assert run(open_session(model), {"x": np.zeros((0, 2), np.float32)})["y"].shape == (0, 2)
