@@ -11,7 +11,7 @@ from onnxprune.trace import Trace
 
 LEAST_ROWS_PER_FEATURE, MOST_ROWS_PER_FEATURE = 10, 64
 """On ResNet-20 the accuracy was the same with 50 rows a feature as with 800."""
-ALL_PRODUCTS, ALL_NUMBERS = 9e10, 1.75e8
+ALL_PRODUCTS, ALL_NUMBERS = 9e10, 3.5e8
 """Multiply–adds of all Gram matrices, and numbers in all rows, that a second or two pays for: as many rows as that."""
 DENSEST = 0.25
 """Take at most this share of an input's positions before more inputs are not worth their pass: neighbours are alike."""
