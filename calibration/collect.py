@@ -60,12 +60,11 @@ class Variance:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What batch number `batch` tells of one layer: `rows` (groups, k, F) of its input and `target` (k, outputs)."""
+    """The rows (groups, k, F) of the input of the layer named `layer` in batch number `batch`."""
 
-    layer: Layer
+    layer: str
     batch: int
     rows: Rows
-    target: Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,13 +99,11 @@ def collect(
     def seen(numbered: tuple[int, Part]) -> list[Seen]:
         number, (session, feeds, active) = numbered
         values = {**feeds, **(run(session, feeds) if session is not None else {})}
-        found = [_seen(layer, values, weights[layer.name], sampling, number) for layer in active]
-        for one in found:
-            targets[one.layer.name].put(number, one.target)
-        return [one for one in found if one.layer.name in statistics]
+        rows = [_rows(layer, values, weights[layer.name], targets[layer.name], sampling, number) for layer in active]
+        return [Seen(x.name, number, own) for x, own in zip(active, rows, strict=True) if x.name in statistics]
 
     for batch in ahead(seen, enumerate(_parts(model, layers, source, sampling))):
-        each(lambda one: _add(statistics[one.layer.name], one.rows, one.batch), batch)
+        each(lambda one: _add(statistics[one.layer], one.rows, one.batch), batch)
         tick()
     return Collected(statistics, targets)
 
@@ -116,15 +113,18 @@ def _transposed(layer: Layer) -> Rows:
     return np.ascontiguousarray(to_matrix(layer.linear, array_of(layer.linear.weight)).transpose(0, 2, 1), np.float32)
 
 
-def _seen(layer: Layer, values: Mapping[str, Array], weight: Rows, sampling: Sampling, number: int) -> Seen:
-    """The layer's rows of batch `number`: copies, so that the activations can go."""
+def _rows(
+    layer: Layer, values: Mapping[str, Array], weight: Rows, targets: Tape, sampling: Sampling, number: int
+) -> Rows:
+    """The layer's rows of batch `number`, copied so that the activations can go; what they should give is recorded."""
     x = values[layer.linear.x.name or ""]
     where = sampling.positions(layer.linear, x.shape, number)
     rows = read(layer.linear, x, where)
     target = _target(layer, rows, weight)
     if layer.partner is not None:
         target += written(layer.linear, values[layer.partner.name or ""], where)
-    return Seen(layer, number, rows, target)
+    targets.put(number, target)
+    return rows
 
 
 def _parts(model: ir.Model, layers: Sequence[Layer], source: Source, sampling: Sampling) -> Iterator[Part]:

@@ -62,7 +62,7 @@ class Frontier:
     ) -> Iterator[T]:
         """Run step `number` over the first batches and keep what later steps read.
 
-        Yields what `use` makes of each batch's number and wanted values; it runs beside the network, on two threads.
+        Yields what `use` makes of each batch's number and wanted values, beside the network, on the lanes' threads.
         """
         self.join(number, batches)
         known, later = self._known(number), self._read_later(number)

@@ -94,7 +94,7 @@ class Block:
     def _ridge(self, prior: F64, candidates: Sequence[float]) -> float:
         assert self._tally is not None
         if not self._held or not self._tally.count:
-            return candidates[0]
+            return candidates[-1]
         inside = self._tally.moments()
         return choose_ridge(inside, HeldRows(self._held, inside.mean_x), prior, candidates)
 
