@@ -15,7 +15,7 @@ from onnxprune.errors import BadInput
 from onnxprune.model_io import load
 from onnxprune.passes.fold_batchnorm import fold_batchnorm
 from onnxprune.prepare import Data, Prepared, fitted, matches, open_data, prepare
-from onnxprune.trace import Trace
+from onnxprune.trace import Trace, trace
 
 
 def prepared(model: Any, inputs: Any, fold: bool = True, **options: Any) -> tuple[Prepared, Data]:
@@ -47,6 +47,20 @@ def test_the_prepared_graph_computes_the_same() -> None:
     assert "BatchNormalization" not in operators(after.analysis.model)
     assert "BatchNormalization" in operators(after.original)
     assert all(len(linear.node.inputs) == 3 for linear in after.analysis.linears)
+
+
+def test_the_folded_graph_is_traced_again_only_where_it_has_new_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = []
+
+    def counted(model: ir.Model, feeds: Any) -> Trace:
+        traced.append(len(model.graph))
+        return trace(model, feeds)
+
+    monkeypatch.setattr("onnxprune.prepare.trace", counted)
+    x = np.random.default_rng(0).standard_normal((8, 3, 16, 16)).astype(np.float32)
+    after, data = prepared(TOPOLOGIES["resnet-text"](), x)
+    assert len(traced) == 1
+    assert trace(after.analysis.model, data.sample).shapes.items() <= after.analysis.trace.shapes.items()
 
 
 def test_without_fold_the_graph_is_that_of_the_pre_pass() -> None:

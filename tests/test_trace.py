@@ -125,3 +125,15 @@ def test_inputs_that_the_model_does_not_take_are_bad_input() -> None:
     model = ir.from_proto(model_from_text("(float[N,3] x) => (float[N,3] y)", "y = Relu (x)", {}))
     with pytest.raises(BadInput, match="onnxruntime cannot run"):
         trace(model, {"x": np.zeros((2, 4), np.float32)})
+
+
+def test_a_model_is_covered_whose_every_result_was_seen(traced: tuple[Trace, dict[str, ir.Value]]) -> None:
+    known, values = traced
+    graph = values["c"].graph
+    assert graph is not None
+    model = ir.Model(graph, ir_version=10)
+    assert known.covers(model)
+    new = ir.node("Relu", [values["c"]], name="new")
+    new.outputs[0].name = "unseen"
+    graph.append(new)
+    assert not known.covers(model)
