@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune import native
-from onnxprune.calibration.statistics import F32, F64, Moments, Real
+from onnxprune.calibration.statistics import Moments
+from onnxprune.native import F32, F64, Real
 from onnxprune.parallel import each
 
 Index = NDArray[np.intp]
@@ -37,7 +38,7 @@ class RidgeFactor:
 
     def __init__(self, gram: Real, rho: float) -> None:
         scale = mean_diagonal(gram)
-        self._factor, self._ridge = _factored(gram, rho * scale, scale)
+        self._factor, self._ridge = factored(gram, rho * scale, scale)
 
     def solve(self, cross: F64, prior: F64) -> F64:
         """The weight (n, F) for `cross` (F, n), pulled toward `prior`."""
@@ -82,7 +83,7 @@ class HeldRows:
         return float(squares.sum()) / len(missing) / max(self._energy, 1e-30)
 
 
-def choose_ridge(solve: Moments, held: HeldRows, prior: F64, candidates: Sequence[float] = RIDGES) -> float:
+def choose_ridge(solve: Moments, held: HeldRows, prior: F64, candidates: Sequence[float]) -> float:
     """The strongest relative ridge whose held-out error is within a fiftieth of the least."""
 
     def judged(rho: float) -> tuple[float, float]:
@@ -116,21 +117,11 @@ def mean_diagonal(gram: Real) -> float:
     return float(np.mean(gram.diagonal())) if len(gram) else 0.0
 
 
-def _ridge_solve(matrix: Real, target: F64, prior: F64, ridge: float, scale: float) -> F64:
-    """(target + ridge·prior)(matrix + ridge·I)⁻¹, with the first larger ridge that factorises."""
-    factor, ridge = _factored(matrix, ridge, scale)
-    return prior.copy() if factor is None else _solved(factor, target + ridge * prior)
+def factored(matrix: Real, ridge: float, scale: float) -> tuple[F64 | None, float]:
+    """The Cholesky factor of matrix + ridge·I, and the ridge, raised until there is one (`native.factorise`).
 
-
-def _solved(factor: F64, target: F64) -> F64:
-    """target (n, F) times the inverse of the factored matrix."""
-    solution = np.array(target, order="C")
-    native.solve(factor, solution)
-    return solution
-
-
-def _factored(matrix: Real, ridge: float, scale: float) -> tuple[F64 | None, float]:
-    """The Cholesky factor of matrix + ridge·I, and the ridge that it took; None for a matrix of zeros."""
+    None for a matrix of zeros, whose `scale` is 0.
+    """
     if scale == 0.0:
         return None, ridge
     while True:
@@ -139,3 +130,16 @@ def _factored(matrix: Real, ridge: float, scale: float) -> tuple[F64 | None, flo
         if native.factorise(ridged):
             return ridged, ridge
         ridge = max(10 * ridge, _SMALLEST_RIDGE * scale)
+
+
+def _ridge_solve(matrix: Real, target: F64, prior: F64, ridge: float, scale: float) -> F64:
+    """(target + ridge·prior)(matrix + ridge·I)⁻¹, with the first larger ridge that factorises."""
+    factor, ridge = factored(matrix, ridge, scale)
+    return prior.copy() if factor is None else _solved(factor, target + ridge * prior)
+
+
+def _solved(factor: F64, target: F64) -> F64:
+    """target (n, F) times the inverse of the factored matrix."""
+    solution = np.array(target, order="C")
+    native.solve(factor, solution)
+    return solution

@@ -7,7 +7,8 @@ import numpy as np
 
 from onnxprune.calibration.least_squares import RidgeFactor
 from onnxprune.calibration.rows import Rows
-from onnxprune.calibration.statistics import F64, Moments
+from onnxprune.calibration.statistics import Moments
+from onnxprune.native import F64
 from onnxprune.parallel import LANES, each
 
 ROUNDS = 6

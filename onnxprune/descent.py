@@ -14,7 +14,7 @@ from scipy.linalg import cho_factor, cho_solve
 
 from onnxprune.calibration.least_squares import mean_diagonal
 from onnxprune.calibration.rows import Rows
-from onnxprune.calibration.statistics import F64
+from onnxprune.native import F64
 from onnxprune.parallel import each
 
 STEPS = 4

@@ -9,14 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cython_blas, cython_lapack
 
-Single = NDArray[np.float32]
-Real = NDArray[np.floating[Any]]
-_LETTER = {"float32": "s", "float64": "d"}
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+Real = F32 | F64
+_BLOCK = 256
+"""Rows and columns that stay in the cache while they are mirrored."""
 _PLAIN, _TRANSPOSED = (ctypes.byref(ctypes.c_char(letter)) for letter in (b"N", b"T"))
 _LOWER = ctypes.byref(ctypes.c_char(b"L"))
 
 
-def add_product(total: Single, left: Single, right: Single) -> None:
+def add_product(total: F32, left: F32, right: F32) -> None:
     """Add leftᵀ · right of two lots of rows (N, m) and (N, n) to `total` (m, n); all may be parts of wider arrays."""
     if not (total.size and len(left)):
         return
@@ -37,7 +39,7 @@ def add_product(total: Single, left: Single, right: Single) -> None:
     )
 
 
-def add_square(total: Single, rows: Single) -> None:
+def add_square(total: F32, rows: F32) -> None:
     """Add rowsᵀ · rows of a lot (N, m) to the upper triangle of `total` (m, m); both may be parts of wider arrays."""
     if not rows.size:
         return
@@ -46,34 +48,43 @@ def add_square(total: Single, rows: Single) -> None:
     _routine("ssyrk", 10)(_LOWER, _PLAIN, *sizes, one, _begin(rows), _stride(rows), one, _begin(total), _stride(total))
 
 
-def factorise(matrix: Real) -> bool:
+def factorise(matrix: F64) -> bool:
     """Put the Cholesky factor into the upper triangle of a symmetric matrix (F, F); False where it is not positive.
 
     Raises ValueError where the matrix is not finite.
     """
     if not np.isfinite(matrix).all():
         raise ValueError("a matrix of infinite or undefined numbers cannot be factorised")
-    return _call("potrf", matrix, _LOWER, _size(matrix), _address(matrix), _size(matrix)) == 0
+    return _lapack("dpotrf", _LOWER, _size(matrix), _address(matrix), _size(matrix)) == 0 if len(matrix) else True
 
 
-def solve(factor: Real, targets: Real) -> None:
+def solve(factor: F64, targets: F64) -> None:
     """Turn the rows `targets` (n, F) into the solutions of the factored system."""
-    size = _size(factor)
-    rows = ctypes.byref(ctypes.c_int(len(targets)))
-    _call("potrs", factor, _LOWER, size, rows, _address(factor), size, _address(targets), size)
+    if targets.size:
+        rows, size = _size(targets), _size(factor)
+        _lapack("dpotrs", _LOWER, size, rows, _address(factor), size, _address(targets), size)
 
 
-def invert(factor: Real) -> None:
-    """Turn the factor (F, F) into the inverse of the matrix, in the upper triangle."""
-    _call("potri", factor, _LOWER, _size(factor), _address(factor), _size(factor))
+def invert(factor: F64) -> None:
+    """Turn the factor (F, F) into the inverse of the matrix."""
+    if len(factor):
+        _lapack("dpotri", _LOWER, _size(factor), _address(factor), _size(factor))
+        mirror(factor)
 
 
-def _call(name: str, like: Real, *arguments: Any) -> int:
-    """Call a routine in the precision of an array; the last argument of each is `info`, which is returned."""
+def mirror(matrix: Real) -> None:
+    """Make a matrix symmetric that has its upper triangle."""
+    for start in range(0, len(matrix), _BLOCK):
+        inside = slice(start, start + _BLOCK)
+        corner = matrix[inside, inside]
+        corner[:] = np.triu(corner) + np.triu(corner, 1).T
+        matrix[inside.stop :, inside] = matrix[inside, inside.stop :].T
+
+
+def _lapack(name: str, *arguments: Any) -> int:
+    """Call a routine; the last argument of each is `info`, which is returned."""
     info = ctypes.c_int(0)
-    if not len(like):
-        return 0
-    _routine(_LETTER[like.dtype.name] + name, len(arguments) + 1)(*arguments, ctypes.byref(info))
+    _routine(name, len(arguments) + 1)(*arguments, ctypes.byref(info))
     return info.value
 
 
@@ -89,21 +100,21 @@ def _routine(name: str, arguments: int) -> Callable[..., None]:
     return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)(address)
 
 
-def _begin(array: Single) -> Any:
+def _begin(array: F32) -> Any:
     """Where an array with contiguous rows begins."""
     assert array.dtype == np.float32 and array.strides[1] == array.itemsize
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def _stride(array: Single) -> Any:
+def _stride(array: F32) -> Any:
     return ctypes.byref(ctypes.c_int(array.strides[0] // array.itemsize))
 
 
-def _size(matrix: Real) -> Any:
+def _size(matrix: F64) -> Any:
     return ctypes.byref(ctypes.c_int(len(matrix)))
 
 
-def _address(array: Real) -> Any:
+def _address(array: F64) -> Any:
     """Where a C-contiguous array begins: to LAPACK its rows are columns, its upper triangle the lower one."""
-    assert array.flags.c_contiguous and array.flags.writeable
+    assert array.dtype == np.float64 and array.flags.c_contiguous and array.flags.writeable
     return ctypes.c_void_p(array.ctypes.data)

@@ -82,7 +82,7 @@ def _run(
     sampling = Sampling(data.source.samples, data.batches, len(layers), prepared.analysis.trace, settings.seed)
     collected = _collect(prepared, layers, data, sampling, stages) if fold else None
     scored = _score(prepared, collected, settings, stages)
-    collected = collected and replace(collected, statistics={})
+    collected = collected and replace(collected, statistics={})  # the rebuild needs the targets alone
     chosen, keep, refused = _choose(prepared, scored, layers, data, settings, stages)
     del scored  # and with it the moments of all layers
     with stages.stage("remove"):

@@ -13,11 +13,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune.calibration.least_squares import refit
-from onnxprune.calibration.statistics import F64
 from onnxprune.criteria.curve import CURVE_RIDGE
 from onnxprune.dependency import Analysis
 from onnxprune.graph import Array, array_of, captured_values, values_by_name
 from onnxprune.layers import Layer
+from onnxprune.native import F64
 from onnxprune.runtime import open_session, run
 from onnxprune.scoring import Judge, Scored
 from onnxprune.weights import from_matrix, to_matrix

@@ -39,7 +39,7 @@ def open_session(
     """Open a session on `model`, which is not changed.
 
     With `outputs` (names of any values) the session computes these instead of the graph's outputs, and only the nodes
-    they need, from `inputs` (those of the graph where none are named). Without `providers` it runs on the CPU. Threads
+    they need, from `inputs` (those of the graph if not given). Without `providers` it runs on the CPU. Threads
     that wait for work leave the cores to others, unless the session is to be `timed`: then they spin, as by default.
 
     Raises:
@@ -49,7 +49,8 @@ def open_session(
     if outputs is None:
         model = model.clone()
     else:
-        model = subgraph(model, inputs or [value.name or "" for value in model.graph.inputs], outputs)
+        every = [value.name or "" for value in model.graph.inputs]
+        model = subgraph(model, every if inputs is None else inputs, outputs)
     wanted = list(providers or [CPU])
     _require_available(wanted, ort)
     options = _options(ort, threads, optimise, timed)
@@ -74,22 +75,27 @@ def run(session: "ort.InferenceSession", feeds: Mapping[str, np.ndarray]) -> dic
     plain = all(array.dtype.kind in "biuf" for array in feeds.values())
     try:
         if plain and all(output.type in _VIEWED for output in outputs):
-            given = {name: _lend(array) for name, array in feeds.items()}
-            lent = session.run_with_ort_values(names, given)
-            return {name: _borrow(value, session) for name, value in zip(names, lent, strict=True)}
+            return dict(zip(names, _run_in_place(session, names, feeds), strict=True))
         values = session.run(names, dict(feeds))
     except Exception as error:  # onnxruntime's exception types are private and many
         raise BadInput(f"onnxruntime cannot run the model: {_reason(error)}") from error
     return dict(zip(names, values, strict=True))
 
 
-def _lend(array: np.ndarray) -> Any:
-    return import_onnxruntime().OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+def _run_in_place(
+    session: "ort.InferenceSession", names: Sequence[str], feeds: Mapping[str, np.ndarray]
+) -> list[np.ndarray]:
+    """The outputs, without a copy of them or of the feeds."""
+    lend = import_onnxruntime().OrtValue.ortvalue_from_numpy
+    given = {name: lend(np.ascontiguousarray(array)) for name, array in feeds.items()}
+    theirs = {value.data_ptr() for value in given.values()}
+    return [_borrow(value, session, theirs) for value in session.run_with_ort_values(names, given)]
 
 
-def _borrow(value: Any, session: "ort.InferenceSession") -> np.ndarray:
-    if value.device_name() != "cpu" or not value.tensor_size_in_bytes():
-        return np.asarray(value.numpy())
+def _borrow(value: Any, session: "ort.InferenceSession", theirs: set[int]) -> np.ndarray:
+    """A view of an output; a copy where it is an input handed through, which is the caller's, or not in main memory."""
+    if value.device_name() != "cpu" or not value.tensor_size_in_bytes() or value.data_ptr() in theirs:
+        return np.array(value.numpy())
     return np.asarray(_Borrowed(value, session))
 
 

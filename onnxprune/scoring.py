@@ -8,13 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.calibration.collect import Collected, LayerStatistics
-from onnxprune.calibration.statistics import F64, Moments
+from onnxprune.calibration.statistics import Moments
 from onnxprune.criteria import Criterion
 from onnxprune.criteria.curve import error_curve
 from onnxprune.criteria.problem import Options, Problem, Reader, Selection, Writer
 from onnxprune.dependency import Analysis
 from onnxprune.graph import array_of
 from onnxprune.grouping import Group
+from onnxprune.native import F64
 from onnxprune.op_rules.facts import Linear
 from onnxprune.parallel import each
 from onnxprune.weights import to_matrix
@@ -124,7 +125,7 @@ class _Moments:
 
 
 def _moments(statistics: LayerStatistics, linear: Linear, block: int) -> tuple[Moments, HeldOut]:
-    """The moments to solve on and to judge on, which use up the sums; each stands in for the other without rows."""
+    """The moments to solve on and to judge on; each stands in for the other where that saw no row."""
     weight = to_matrix(linear, array_of(linear.weight))[block].astype(np.float64)
     solve, held = statistics.solve[block], statistics.held[block]
     if not (solve.count and held.count):

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.calibration.least_squares import RIDGES, HeldRows, RidgeFactor, choose_ridge, refit_rows
+from onnxprune.calibration.least_squares import RIDGES, HeldRows, RidgeFactor, choose_ridge, refit_rows, residual
 from onnxprune.calibration.rows import Rows
 from onnxprune.calibration.sampling import held_out
-from onnxprune.calibration.statistics import F64, Moments, Tally
+from onnxprune.calibration.statistics import Moments, Tally
 from onnxprune.clipping import ClippedRows, alternate
 from onnxprune.criteria.channel_gram import channel_system, scale_weights
 from onnxprune.labels import Atoms
+from onnxprune.native import F64
 
 LEAST_RESERVOIR = 1200
 ALL_ROUNDS = 4e9
@@ -118,9 +119,9 @@ class Block:
 
 def _error(moments: Moments, weight: F64, bias: F64) -> float:
     """E‖y − Wx − b‖² over the output's variance."""
-    fitted = weight @ moments.gram
     offset = moments.mean_y - weight @ moments.mean_x - bias
-    error = moments.energy - 2 * np.vdot(weight, moments.cross.T) + np.vdot(fitted, weight) + offset @ offset
+    every = np.arange(weight.shape[1])
+    error = residual(moments.gram, moments.cross, moments.energy, weight, every) + offset @ offset
     return float(error) / max(moments.energy, 1e-30)
 
 

@@ -5,26 +5,22 @@ import pytest
 
 from onnxprune import native
 
-TOLERANCE = {np.float32: 1e-4, np.float64: 1e-12}
 
-
-def positive(size: int, dtype: type) -> np.ndarray:
+def positive(size: int) -> np.ndarray:
     rows = np.random.default_rng(size).standard_normal((3 * size, size))
-    return (rows.T @ rows / len(rows)).astype(dtype)
+    return rows.T @ rows / max(len(rows), 1)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("size", [1, 2, 33, 200])
-def test_factor_solution_and_inverse_are_numpys(size: int, dtype: type) -> None:
-    matrix = positive(size, dtype)
-    wide, targets = matrix.astype(np.float64), np.random.default_rng(0).standard_normal((5, size)).astype(dtype)
+@pytest.mark.parametrize("size", [0, 1, 2, 33, 300])
+def test_factor_solution_and_inverse_are_numpys(size: int) -> None:
+    matrix, targets = positive(size), np.random.default_rng(0).standard_normal((5, size))
     factor, solved = matrix.copy(), targets.copy()
     assert native.factorise(factor)
-    np.testing.assert_allclose(np.triu(factor).T, np.linalg.cholesky(wide), rtol=0, atol=TOLERANCE[dtype])
+    np.testing.assert_allclose(np.triu(factor).T, np.linalg.cholesky(matrix), rtol=0, atol=1e-12)
     native.solve(factor, solved)
-    np.testing.assert_allclose(solved, np.linalg.solve(wide, targets.T).T, rtol=0, atol=20 * TOLERANCE[dtype])
+    np.testing.assert_allclose(solved, np.linalg.solve(matrix, targets.T).T, rtol=0, atol=1e-10)
     native.invert(factor)
-    np.testing.assert_allclose(np.triu(factor), np.triu(np.linalg.inv(wide)), rtol=0, atol=20 * TOLERANCE[dtype])
+    np.testing.assert_allclose(factor, np.linalg.inv(matrix), rtol=0, atol=1e-10)
 
 
 def test_a_matrix_that_is_not_positive_has_no_factor() -> None:

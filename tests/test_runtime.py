@@ -248,3 +248,17 @@ def test_a_weight_that_is_an_input_as_well_can_be_given() -> None:
 def test_outputs_without_an_element_are_arrays_too() -> None:
     model = weighted("net (float[N,2] x) => (float[N,2] y) { y = Relu (x) }")
     assert run(open_session(model), {"x": np.zeros((0, 2), np.float32)})["y"].shape == (0, 2)
+
+
+def test_an_input_that_is_handed_through_is_a_copy() -> None:
+    x = np.ones((2, 2), np.float32)
+    found = run(open_session(model_of(CHAIN), outputs=["x"]), {"x": x})["x"]
+    x[:] = 7
+    assert found.tolist() == [[1, 1], [1, 1]]
+
+
+def test_what_needs_no_input_is_computed_without_any() -> None:
+    model = weighted("net (float[N,2] x) => (float[N,2] y) { k = Neg (w) r = Relu (k) y = Add (x, r) }", -X[0])
+    session = open_session(model, inputs=[], outputs=["r"])
+    assert session.get_inputs() == []
+    assert run(session, {})["r"].tolist() == [1, 0]

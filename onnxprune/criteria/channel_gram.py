@@ -14,8 +14,9 @@ from scipy import sparse
 from scipy.linalg import LinAlgError, cho_solve, cholesky
 
 from onnxprune.calibration.least_squares import principal
-from onnxprune.calibration.statistics import F64, Moments
+from onnxprune.calibration.statistics import Moments
 from onnxprune.criteria.problem import Index, Problem, Reader
+from onnxprune.native import F64
 
 _SLAB = 512
 

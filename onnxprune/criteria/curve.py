@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxprune.calibration.least_squares import held_out_error, refit
-from onnxprune.calibration.statistics import F64, Moments
+from onnxprune.calibration.statistics import Moments
 from onnxprune.criteria.channel_gram import flap_scores
 from onnxprune.criteria.problem import Index, Problem, Reader, Selection
+from onnxprune.native import F64
 
 CURVE_RIDGE = 1e-2
 

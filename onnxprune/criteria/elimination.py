@@ -13,12 +13,12 @@ import numpy as np
 from scipy.linalg import cholesky, solve_triangular
 
 from onnxprune import native
-from onnxprune.calibration.least_squares import mean_diagonal, principal
-from onnxprune.calibration.statistics import F64, Moments, Real
+from onnxprune.calibration.least_squares import factored, mean_diagonal, principal
+from onnxprune.calibration.statistics import Moments
 from onnxprune.criteria.problem import Index
+from onnxprune.native import F64, Real
 
 _PANEL = 128
-_BLOCK = 256
 _SINGLE_FROM = 1024
 _SINGLE_RIDGE = 1e-3
 
@@ -101,7 +101,9 @@ def start_elimination(weight: F64, moments: Moments, features: Index, ridge: flo
     scale = mean_diagonal(moments.gram) or 1.0
     alive = moments.gram.diagonal() > 0
     prior = np.where(alive, weight, 0.0)
-    inverse, ridge_used = _ridged_inverse(moments.gram, ridge * scale, scale)
+    inverse, ridge_used = factored(moments.gram, ridge * scale, scale)
+    assert inverse is not None
+    native.invert(inverse)
     target = moments.cross.T + ridge_used * prior
     solution = target @ inverse
     objective = moments.energy + ridge_used * float(np.vdot(prior, prior)) - float(np.vdot(solution, target))
@@ -117,20 +119,3 @@ def start_elimination(weight: F64, moments: Moments, features: Index, ridge: flo
         # Only inner products of columns count, and these a triangle of C·κ rows has as well.
         outputs = np.asarray(np.linalg.qr(outputs, mode="r"))
     return Elimination(block_inverse, np.ascontiguousarray(outputs, dtype=dtype), len(features), objective)
-
-
-def _ridged_inverse(gram: Real, ridge: float, scale: float) -> tuple[F64, float]:
-    """(G + ridge·I)⁻¹, and the ridge: raised until the matrix factorises."""
-    while True:
-        ridged = np.array(gram, np.float64)
-        ridged.reshape(-1)[:: len(gram) + 1] += ridge
-        if native.factorise(ridged):
-            break
-        ridge = max(10 * ridge, 1e-10 * scale)
-    native.invert(ridged)
-    for start in range(0, len(ridged), _BLOCK):
-        stop = start + _BLOCK
-        corner = ridged[start:stop, start:stop]
-        corner[:] = np.triu(corner) + np.triu(corner, 1).T
-        ridged[stop:, start:stop] = ridged[start:stop, stop:].T
-    return ridged, ridge

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.calibration.statistics import F64
+from onnxprune.native import F64
 
 _DEPENDENT = 1e-10
 _DRIFT = 1e-9

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.calibration.statistics import F64
 from onnxprune.criteria.channel_gram import joint_system
 from onnxprune.criteria.lars import Knot, lars_path
 from onnxprune.criteria.problem import Index, Options, Problem, Selection, balanced
 from onnxprune.criteria.threads import single_threaded
+from onnxprune.native import F64
 
 
 @single_threaded

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.calibration.statistics import F64
 from onnxprune.criteria.problem import Options, Problem, Selection, rank
 from onnxprune.errors import BadInput
+from onnxprune.native import F64
 
 
 def select(problem: Problem, options: Options) -> Selection:

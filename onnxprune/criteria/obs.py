@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.calibration.statistics import F64
 from onnxprune.criteria.channel_gram import flap_scores
 from onnxprune.criteria.elimination import Elimination, start_elimination
 from onnxprune.criteria.problem import Index, Options, Problem, Reader, Selection
 from onnxprune.criteria.threads import single_threaded
 from onnxprune.criteria.turns import Turns
+from onnxprune.native import F64
 
 STEPS = 64
 """More choose no better (VGG-8, widths to 1,024: 85.0 %, one unit a step 84.7 %), and each prices every unit anew."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.calibration.statistics import F64, Moments
+from onnxprune.calibration.statistics import Moments
+from onnxprune.native import F64
 
 Index = NDArray[np.intp]
 

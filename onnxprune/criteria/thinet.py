@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.calibration.statistics import F64
 from onnxprune.criteria.channel_gram import ChannelSystem, joint_system
 from onnxprune.criteria.problem import Index, Options, Problem, Selection
 from onnxprune.criteria.threads import single_threaded
 from onnxprune.criteria.turns import Turns
+from onnxprune.native import F64
 
 _DEPENDENT = 1e-10
 

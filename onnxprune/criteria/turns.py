@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.calibration.statistics import F64
 from onnxprune.criteria.problem import Index
+from onnxprune.native import F64
 
 
 class Turns:
