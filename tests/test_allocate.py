@@ -69,7 +69,7 @@ def convex(widths: list[int], scale: float, power: float) -> Choice:
     return Choice(widths, [scale * (1 - w / widths[-1]) ** power for w in widths])
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(st.lists(st.tuples(st.floats(0.01, 10), st.floats(1, 4)), min_size=3, max_size=3), st.floats(0.15, 1))
 def test_the_damage_is_near_the_least_possible_and_the_budget_is_met(
     shapes: list[tuple[float, float]], share: float

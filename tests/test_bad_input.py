@@ -44,10 +44,12 @@ def command(folder: Path, *more: str, model: str = "in.onnx", calib: str = "cali
     return [str(folder / model), *outputs, "--calib", str(folder / calib), *FAST, *more]
 
 
-def check(folder: Path, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], code: int = 2) -> None:
+def said(folder: Path, arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
+    """What the refusal says, which leaves the folder as it was."""
     before = snapshot(folder)
-    assert told in refused(arguments, capsys, code)
+    told = refused(arguments, capsys, code)
     assert snapshot(folder) == before
+    return told
 
 
 def not_there(folder: Path) -> None:
@@ -108,12 +110,12 @@ MODELS: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_a_model_that_cannot_be_read_is_refused(folder: Path, case: str, capsys: pytest.CaptureFixture[str]) -> None:
     prepare, told = MODELS[case]
     prepare(folder)
-    check(folder, command(folder, model="bad.onnx"), told, capsys)
+    assert told in said(folder, command(folder, model="bad.onnx"), capsys)
 
 
 def test_external_data_outside_of_the_folder_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     external_data_outside(folder)
-    check(folder, command(folder, model="inner/moved.onnx"), "weights.bin", capsys)
+    assert "weights.bin" in said(folder, command(folder, model="inner/moved.onnx"), capsys)
 
 
 class Evil:
@@ -146,7 +148,7 @@ def test_calibration_arrays_that_do_not_fit_are_refused(
 ) -> None:
     arrays, told = ARRAYS[case]
     np.savez(folder / "bad.npz", **arrays)  # type: ignore[arg-type]
-    check(folder, command(folder, calib="bad.npz"), told, capsys)
+    assert told in said(folder, command(folder, calib="bad.npz"), capsys)
 
 
 def test_a_pickle_inside_npy_is_never_loaded(
@@ -154,7 +156,7 @@ def test_a_pickle_inside_npy_is_never_loaded(
 ) -> None:
     monkeypatch.chdir(folder)
     np.save(folder / "bad.npy", np.array([Evil()], object), allow_pickle=True)
-    check(folder, command(folder, calib="bad.npy"), "pickle", capsys)
+    assert "pickle" in said(folder, command(folder, calib="bad.npy"), capsys)
     assert not (folder / "unpickled").exists()
 
 
@@ -188,17 +190,17 @@ OPTIONS: dict[str, Case] = {
 @pytest.mark.parametrize("case", OPTIONS)
 def test_an_option_that_is_wrong_is_refused(folder: Path, case: str, capsys: pytest.CaptureFixture[str]) -> None:
     more, told = OPTIONS[case]
-    check(folder, command(folder, *more), told, capsys)
+    assert told in said(folder, command(folder, *more), capsys)
 
 
 def test_a_ratio_for_nothing_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "rates.yaml").write_text("nothing*: 0.5\n")
     told = "--ratios 'nothing*' matches no node or tensor"
-    check(folder, command(folder, "--ratios", str(folder / "rates.yaml")), told, capsys)
+    assert told in said(folder, command(folder, "--ratios", str(folder / "rates.yaml")), capsys)
 
 
 def test_a_budget_out_of_reach_has_its_own_code(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    check(folder, command(folder, "--macs", "0.0001"), "cannot be reached", capsys, code=3)
+    assert "cannot be reached" in said(folder, command(folder, "--macs", "0.0001"), capsys, code=3)
 
 
 def test_an_accuracy_bound_that_is_not_met_has_its_own_code(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,27 +209,29 @@ def test_an_accuracy_bound_that_is_not_met_has_its_own_code(folder: Path, capsys
     sys.dont_write_bytecode, old = True, sys.dont_write_bytecode
     try:
         more = ("--metric", "worse:f", "--max-drop", "0.5")
-        check(folder, command(folder, *more), "drops from -1.0000 to -2.0000", capsys, code=3)
+        assert "drops from -1.0000 to -2.0000" in said(folder, command(folder, *more), capsys, code=3)
     finally:
         sys.path.remove(str(folder))
         sys.dont_write_bytecode = old
 
 
 def test_no_output_at_all_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    check(folder, [str(folder / "in.onnx")], "--dry-run", capsys)
+    assert "--dry-run" in said(folder, [str(folder / "in.onnx")], capsys)
 
 
 def test_the_input_is_not_replaced_unless_that_is_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "link.onnx").symlink_to(folder / "in.onnx")
     for name in ("in.onnx", "link.onnx"):
         arguments = [str(folder / "in.onnx"), "-o", str(folder / name), *FAST]
-        check(folder, arguments, "is the input itself; --overwrite allows it", capsys)
-    check(folder, command(folder, "--plan", str(folder / "in.onnx"), "--overwrite"), "--plan", capsys)
-    check(folder, command(folder, "--plan", str(folder / "calib.npz")), "is also an input of this run", capsys)
+        assert "is the input itself; --overwrite allows it" in said(folder, arguments, capsys)
+    assert "--plan" in said(folder, command(folder, "--plan", str(folder / "in.onnx"), "--overwrite"), capsys)
+    assert "is also an input of this run" in said(folder, command(folder, "--plan", str(folder / "calib.npz")), capsys)
 
 
 def test_two_outputs_of_one_name_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    check(folder, command(folder, "--plan", str(folder / "report.json")), "--report and --plan name the same", capsys)
+    assert "--report and --plan name the same" in said(
+        folder, command(folder, "--plan", str(folder / "report.json")), capsys
+    )
 
 
 @pytest.mark.parametrize("option", ["-o", "--plan", "--report", "--save-config"])
@@ -236,14 +240,14 @@ def test_a_path_that_cannot_be_written_is_found_before_the_work(
 ) -> None:
     monkeypatch.setattr("onnxprune.pipeline.compress", lambda *_, **__: pytest.fail("the work was started"))
     below_a_file = str(folder / "calib.npz" / "out")
-    check(folder, command(folder, option, below_a_file), "cannot write", capsys)
-    check(folder, command(folder, option, str(folder / "nowhere" / "out")), "the folder does not exist", capsys)
+    assert "cannot write" in said(folder, command(folder, option, below_a_file), capsys)
+    assert "the folder does not exist" in said(folder, command(folder, option, str(folder / "nowhere" / "out")), capsys)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_write_permission_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "locked").mkdir(mode=0o500)
-    check(folder, command(folder, "-o", str(folder / "locked" / "out.onnx")), "no write permission", capsys)
+    assert "no write permission" in said(folder, command(folder, "-o", str(folder / "locked" / "out.onnx")), capsys)
 
 
 def test_a_disk_that_fills_up_changes_nothing(
@@ -261,7 +265,7 @@ def test_a_disk_that_fills_up_changes_nothing(
         with monkeypatch.context() as patch:
             patch.setattr("onnxprune.atomic.os.fsync", full)
             arguments = command(folder, "--plan", str(folder / "plan.json"))
-            check(folder, arguments, "the disk is full", capsys)
+            assert "the disk is full" in said(folder, arguments, capsys)
         assert len(calls) == failing
 
 
@@ -272,4 +276,4 @@ def test_a_disk_that_fills_up_while_data_are_spooled_is_explained(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("onnxprune.pipeline.compress", full)
-    check(folder, command(folder), "the disk is full", capsys)
+    assert "the disk is full" in said(folder, command(folder), capsys)

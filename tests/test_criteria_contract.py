@@ -31,7 +31,7 @@ def _assert_valid(selection: Selection, problem: Problem) -> None:
 
 
 @every_criterion
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_order_and_kept_sets_are_complete_and_respect_the_rows(criterion: Criterion, data: st.DataObject) -> None:
     rows = data.draw(st.sampled_from([1, 1, 2, 3]))

@@ -21,7 +21,7 @@ def _system(seed: int, width: int, symmetric: bool) -> tuple[np.ndarray, np.ndar
     return x, y
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.integers(1, 15), st.booleans())
 def test_the_path_equals_scikit_learns(seed: int, width: int, symmetric: bool) -> None:
     x, y = _system(seed, width, symmetric)
@@ -86,7 +86,7 @@ def _normalised(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     return system.gram / np.outer(norms, norms), system.target / norms
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.integers(1, 10))
 def test_kept_sets_are_scikit_learns_last_support_of_at_most_that_size(seed: int, width: int) -> None:
     problem, _ = make_problem(seed, width)

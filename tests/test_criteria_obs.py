@@ -25,7 +25,7 @@ def _total_error(layers: list[Layer], kept: list[int], ridge: float) -> float:
     return sum(_refitted_error(layer, kept, ridge) for layer in layers)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.integers(1, 7), st.sampled_from([1e-4, 1e-2, 1.0]), st.sampled_from([1, 3]))
 def test_each_cost_is_the_error_of_an_explicit_refit(seed: int, width: int, ridge: float, chunk: int) -> None:
     problem, layers = make_problem(seed, width)
@@ -36,7 +36,7 @@ def test_each_cost_is_the_error_of_an_explicit_refit(seed: int, width: int, ridg
         assert selection.cost[k] == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6), st.integers(2, 7))
 def test_every_removal_is_the_exhaustive_minimum(seed: int, width: int) -> None:
     problem, layers = make_problem(seed, width)

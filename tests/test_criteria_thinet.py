@@ -27,7 +27,7 @@ def _stacked(layers: list[Layer], width: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(columns), np.concatenate(targets)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.integers(1, 8))
 def test_greedy_removal_equals_brute_force_on_the_rows(seed: int, width: int) -> None:
     problem, layers = make_problem(seed, width)
@@ -41,7 +41,7 @@ def test_greedy_removal_equals_brute_force_on_the_rows(seed: int, width: int) ->
         assert selection.cost[step + 1] == pytest.approx(energies[int(unit)], rel=1e-7, abs=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.integers(1, 8))
 def test_forward_selection_is_matching_pursuit_on_the_rows(seed: int, width: int) -> None:
     problem, layers = make_problem(seed, width)

@@ -86,7 +86,7 @@ def test_the_gradient_is_that_of_finite_differences(activation: str, strides: tu
             assert found[row, column] == pytest.approx(-slope, rel=1e-3, abs=1e-4), (row, column)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.sampled_from(list(ACTIVATIONS)), st.booleans())
 def test_the_error_on_the_judging_rows_never_rises(seed: int, activation: str, clipped: bool) -> None:
     window, start = case(seed, activation, (1, 1), clipped, count=6)

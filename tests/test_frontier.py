@@ -97,14 +97,18 @@ def steps(network: Net, counts: Sequence[int], look: bool = False) -> tuple[onnx
     return ir.to_proto(model), seen
 
 
-def check(network: Net, counts: Sequence[int], look: bool = False) -> None:
+def worst(network: Net, counts: Sequence[int], look: bool = False) -> float:
+    """The largest relative difference between what the steps yield and the whole network with its final weights."""
     final, seen = steps(network, counts, look)
-    every = list(network.source.batches())
+    every, found = list(network.source.batches()), [0.0]
     for batches, values in zip(counts, seen, strict=True):
         for i in range(batches if values else 0):
             expected = run(final, every[i], list(values))
             for name, parts in values.items():
-                np.testing.assert_allclose(parts[i], expected[name], rtol=1e-5, atol=1e-5)
+                assert parts[i].shape == expected[name].shape
+                off = np.abs(parts[i] - expected[name]) / (1 + np.abs(expected[name]))
+                found.append(float(off.max(initial=0)))
+    return float(np.max(found))  # NaN stays NaN
 
 
 def depth(network: Net) -> int:
@@ -115,19 +119,19 @@ def depth(network: Net) -> int:
 def test_step_by_step_is_the_whole_network_with_its_final_weights(name: str) -> None:
     network = prepared(name)
     assert depth(network) == 3
-    check(network, [6, 6, 6])
+    assert worst(network, [6, 6, 6]) < 1e-5
 
 
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("counts", [(0, 2, 5), (0, 6, 3), (2, 2, 6), (6, 4, 1), (0, 0, 4), (1, 5, 5), (0, 3, 0)])
 def test_batches_may_join_late_and_leave_early(name: str, counts: tuple[int, ...]) -> None:
-    check(prepared(name), counts)
+    assert worst(prepared(name), counts) < 1e-5
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(0, 6), min_size=3, max_size=3), st.booleans())
 def test_any_numbers_of_batches_will_do(counts: list[int], look: bool) -> None:
-    check(prepared("residual"), counts, look)
+    assert worst(prepared("residual"), counts, look) < 1e-5
 
 
 def test_looking_ahead_changes_nothing() -> None:
@@ -142,7 +146,7 @@ def test_looking_ahead_changes_nothing() -> None:
 def test_larger_networks_run_in_steps_as_at_once(name: str) -> None:
     model = TOPOLOGIES[name]()
     network = net_of(model, feeds(model, seed=3, batch=6), batch=2)
-    check(network, [3] * depth(network))
+    assert worst(network, [3] * depth(network)) < 1e-5
 
 
 def test_dtypes_that_nothing_declares_are_those_of_the_run() -> None:
@@ -153,7 +157,7 @@ def test_dtypes_that_nothing_declares_are_those_of_the_run() -> None:
     network = net_of(model, {"x": x}, 4)
     assert values_by_name(network.analysis.model)["t"].type is None
     for counts in ([6, 6, 6], [0, 0, 5], [0, 3, 6]):
-        check(network, counts)
+        assert worst(network, counts) < 1e-5
 
 
 def test_disk_is_used_for_what_later_steps_read_and_no_more() -> None:

@@ -10,7 +10,7 @@ from random_graphs import random_graphs
 from removal import CLOSE, analysed, check_every_removal, differences, proto, some_of
 from topologies import TOPOLOGIES
 
-quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=60, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize("folded", [False, True], ids=["as it is", "folded"])

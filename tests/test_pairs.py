@@ -117,7 +117,7 @@ def windows(shape: tuple[int, ...], **attributes: Any) -> np.ndarray:
     return im2col(positions, **attributes) - 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_the_positions_under_a_window_are_those_of_im2col(data: st.DataObject) -> None:
     kernel, strides, dilations = (data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3))) for _ in range(3))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from random_graphs import HEADS, STEPS, random_graphs
 from topologies import feeds
 
-quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 MARKS = {
     "conv": {"Conv"},
     "batch norm": {"BatchNormalization"},

@@ -89,10 +89,12 @@ def layer(
     return linear, feeds["x"], run(proto, feeds)["y"]
 
 
-def check(kind: str, shape: tuple[int, ...], kernel: tuple[int, ...], attributes: Attributes) -> None:
+def difference(kind: str, shape: tuple[int, ...], kernel: tuple[int, ...], attributes: Attributes) -> float:
+    """The largest one between rows times weight and what onnxruntime gives there, at all positions and at some."""
     linear, x, y = layer(kind, shape, kernel, attributes)
     total = position_count(linear, shape)
     assert total == y.size // linear.outputs.size
+    found = [0.0]
     for where in (np.arange(total), np.random.default_rng(0).permutation(total)[: total // 2 + 1]):
         rows = read(linear, x, where)
         assert linear.weight.const_value is not None
@@ -100,28 +102,31 @@ def check(kind: str, shape: tuple[int, ...], kernel: tuple[int, ...], attributes
         assert rows.shape == (linear.groups, len(where), matrix.shape[2])
         product = np.concatenate([r @ m.T for r, m in zip(rows, matrix, strict=True)], axis=1)
         bias = linear.bias.const_value.numpy() if linear.bias is not None and linear.bias.const_value else 0
-        np.testing.assert_allclose(product + bias, written(linear, y, where), atol=2e-5)
+        expected = written(linear, y, where)
+        assert product.shape == expected.shape
+        found.append(float(np.abs(product + bias - expected).max(initial=0)))
+    return float(np.max(found))  # NaN stays NaN
 
 
 @pytest.mark.parametrize(("shape", "kernel", "attributes"), CONV)
 def test_the_rows_of_a_convolution_make_its_output(
     shape: tuple[int, ...], kernel: tuple[int, ...], attributes: Attributes
 ) -> None:
-    check("Conv", shape, kernel, attributes)
+    assert difference("Conv", shape, kernel, attributes) < 2e-5
 
 
 @pytest.mark.parametrize(("shape", "kernel", "attributes"), TRANSPOSED)
 def test_the_rows_of_a_transposed_convolution_make_its_output(
     shape: tuple[int, ...], kernel: tuple[int, ...], attributes: Attributes
 ) -> None:
-    check("ConvTranspose", shape, kernel, attributes)
+    assert difference("ConvTranspose", shape, kernel, attributes) < 2e-5
 
 
 @pytest.mark.parametrize(("kind", "shape", "kernel", "attributes"), DENSE)
 def test_the_rows_of_a_dense_layer_make_its_output(
     kind: str, shape: tuple[int, ...], kernel: tuple[int, ...], attributes: Attributes
 ) -> None:
-    check(kind, shape, kernel, attributes)
+    assert difference(kind, shape, kernel, attributes) < 2e-5
 
 
 @pytest.mark.parametrize(

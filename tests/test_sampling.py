@@ -53,7 +53,7 @@ def test_few_inputs_are_used_whole(name: str) -> None:
     assert given.used(layers()[0][name]) == 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from(list(SIDE)), st.integers(1, 3000), st.integers(1, 64), st.integers(1, 200))
 def test_every_layer_gets_ten_rows_a_feature_or_all_there_are(name: str, samples: int, batch: int, count: int) -> None:
     linear, given = layers()[0][name], sampling(samples, batch, count)

@@ -108,7 +108,7 @@ def test_errors_are_judged_on_the_held_out_rows_over_their_variance() -> None:
     assert worst([found, other]) == (found.before, 2 * found.after)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6), st.booleans(), st.sampled_from([-2.0, -0.5, 0.5]))
 def test_each_round_lowers_what_is_asked_for(seed: int, beside: bool, shift: float) -> None:
     """The target where it is positive, at most zero elsewhere, and the ridge's pull toward the prior."""

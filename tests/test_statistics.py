@@ -30,7 +30,7 @@ def _assert_moments_are_numpys(moments: Moments, x: np.ndarray, y: np.ndarray) -
     np.testing.assert_allclose(moments.mean_y, y.mean(axis=0), rtol=1e-5, atol=1e-5 * scale_y)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.integers(2, 300), st.integers(1, 12), st.integers(1, 5), st.sampled_from([0.0, 3.0]))
 def test_moments_equal_numpys_covariances(seed: int, count: int, features: int, outputs: int, mean: float) -> None:
     x, y = _rows(seed, count, features, outputs, mean)
