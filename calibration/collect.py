@@ -60,9 +60,9 @@ class Variance:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """The rows (groups, k, F) of the input of the layer named `layer` in batch number `batch`."""
+    """The rows (groups, k, F) of the input of `layer` in batch number `batch`."""
 
-    layer: str
+    layer: Layer
     batch: int
     rows: Rows
 
@@ -100,10 +100,13 @@ def collect(
         number, (session, feeds, active) = numbered
         values = {**feeds, **(run(session, feeds) if session is not None else {})}
         rows = [_rows(layer, values, weights[layer.name], targets[layer.name], sampling, number) for layer in active]
-        return [Seen(x.name, number, own) for x, own in zip(active, rows, strict=True) if x.name in statistics]
+        return [Seen(x, number, own) for x, own in zip(active, rows, strict=True) if x.name in statistics]
+
+    def add(one: Seen) -> None:
+        _add(statistics[one.layer.name], one.rows, one.batch, sampling.step_to_choose(one.layer.linear))
 
     for batch in ahead(seen, enumerate(_parts(model, layers, source, sampling))):
-        each(lambda one: _add(statistics[one.layer], one.rows, one.batch), batch)
+        each(add, batch)
         tick()
     return Collected(statistics, targets)
 
@@ -153,13 +156,14 @@ def _empty(layer: Layer) -> LayerStatistics:
     return LayerStatistics(make[::2], make[1::2], Variance())
 
 
-def _add(statistics: LayerStatistics, rows: Rows, batch: int) -> None:
+def _add(statistics: LayerStatistics, rows: Rows, batch: int, step: int) -> None:
+    """Add every `step`-th row of those that solve and of those that judge."""
     held = held_out(rows.shape[1], batch)
     if not statistics.solve:
         statistics.variance.update(rows)
     for solve, judge, block in zip(statistics.solve, statistics.held, rows, strict=False):
-        judge.add(block[held])
-        solve.add(block[: held.start])
+        judge.add(block[held][::step])
+        solve.add(block[: held.start : step])
 
 
 def _target(layer: Layer, rows: Rows, weight: Rows) -> Rows:

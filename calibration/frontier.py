@@ -58,22 +58,23 @@ class Frontier:
         self._have = batches
 
     def step(
-        self, number: int, batches: int, wanted: Sequence[str], use: Callable[[int, dict[str, Array]], T]
-    ) -> Iterator[T]:
+        self, number: int, batches: int, wanted: Sequence[str], use: Callable[[int, dict[str, Array]], None]
+    ) -> None:
         """Run step `number` over the first batches and keep what later steps read.
 
-        Yields what `use` makes of each batch's number and wanted values, beside the network, on the lanes' threads.
+        `use` is given each batch's number and wanted values on the lane that ran it (`parallel.ahead`).
         """
         self.join(number, batches)
         known, later = self._known(number), self._read_later(number)
         tapes = {name: self._blank() for name in later - set(self._tapes)}
 
-        def kept(i: int, here: dict[str, Array]) -> T:
+        def kept(i: int, here: dict[str, Array]) -> None:
             for name, tape in tapes.items():
                 tape.put(i, here[name])
-            return use(i, {name: here[name] for name in wanted})
+            use(i, {name: here[name] for name in wanted})
 
-        yield from self._run(number, batches, sorted({*wanted} | (later - known)), kept)
+        for _ in self._run(number, batches, sorted({*wanted} | (later - known)), kept):
+            pass
         self._have = batches
         self._tapes |= tapes
         self.peak_bytes = max(self.peak_bytes, sum(tape.bytes for tape in (*self._tapes.values(), *self._spare)))

@@ -61,14 +61,13 @@ def _patches(linear: Linear, x: Array, where: Positions) -> Rows:
     if linear.kind == "conv_transpose":
         x, shape = _stuffed(x, shape.strides), shape.as_convolution()
     batch, *spatial = np.unravel_index(where, (x.shape[0], *shape.outside))
-    corner: Index = (batch, slice(None), *(i * s for i, s in zip(spatial, shape.strides, strict=True)))
     padded = _padded(x, shape)
-    if prod(shape.spans) == 1:
-        return np.asarray(padded[corner], np.float32)
-    axes = tuple(range(2, x.ndim))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, shape.spans, axes)  # (B, C, out…, span…)
-    taps: Index = (..., *(slice(None, None, d) for d in shape.dilations))
-    return np.asarray(windows[taps][corner], np.float32).reshape(len(where), -1)
+    offsets = [range(0, span, d) for span, d in zip(shape.spans, shape.dilations, strict=True)]
+    taken = np.empty((len(where), x.shape[1], *map(len, offsets)), np.float32)
+    for tap in np.ndindex(taken.shape[2:]):  # one tap of all windows at a time: twice as fast as window by window
+        at = (i * s + o[t] for i, s, o, t in zip(spatial, shape.strides, offsets, tap, strict=True))
+        taken[..., *tap] = padded[batch, :, *at]
+    return taken.reshape(len(where), -1)
 
 
 def _stuffed(x: Array, strides: list[int]) -> Array:

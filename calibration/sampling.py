@@ -11,6 +11,8 @@ from onnxprune.trace import Trace
 
 LEAST_ROWS_PER_FEATURE, MOST_ROWS_PER_FEATURE = 10, 64
 """On ResNet-20 the accuracy was the same with 50 rows a feature as with 800."""
+LEAST_TO_CHOOSE = 2.5
+"""Rows a feature that tell which channels can go: which are less than what it takes to solve for the rest."""
 ALL_PRODUCTS, ALL_NUMBERS = 9e10, 3.5e8
 """Multiply–adds of all Gram matrices, and numbers in all rows, that a second or two pays for: as many rows as that."""
 DENSEST = 0.25
@@ -34,10 +36,11 @@ class Sampling:
 
     def rows(self, linear: Linear) -> float:
         """Ten rows a feature, and up to 64 as far as those cost next to nothing; never more than there are."""
-        features, outputs = linear.features.shape[1], linear.outputs.shape[1]
-        cheap = min(ALL_PRODUCTS / features**2, ALL_NUMBERS / (features + outputs)) / linear.groups / self.layers
-        wanted = max(LEAST_ROWS_PER_FEATURE * features, min(MOST_ROWS_PER_FEATURE * features, cheap))
-        return float(min(self._all(linear), wanted))
+        return min(self._all(linear), self._wanted(linear, LEAST_ROWS_PER_FEATURE))
+
+    def step_to_choose(self, linear: Linear) -> int:
+        """One row in so many is enough to choose channels with: 2.5 a feature, or more where they cost nothing."""
+        return max(1, int(self.rows(linear) / self._wanted(linear, LEAST_TO_CHOOSE)))
 
     def used(self, linear: Linear) -> int:
         """How many of the batches the layer needs, from the first on."""
@@ -51,6 +54,12 @@ class Sampling:
         share = self.rows(linear) / self._all(linear) * self.batches / self.used(linear)
         total = position_count(linear, input_shape)
         return spread(total, ceil(min(share, 1.0) * total), crc32(f"{self.seed}/{batch}/{linear.node.name}".encode()))
+
+    def _wanted(self, linear: Linear, least: float) -> float:
+        """At least so many rows a feature, and more as far as all layers together can afford it."""
+        features, outputs = linear.features.shape[1], linear.outputs.shape[1]
+        cheap = min(ALL_PRODUCTS / features**2, ALL_NUMBERS / (features + outputs)) / linear.groups / self.layers
+        return float(max(least * features, min(MOST_ROWS_PER_FEATURE * features, cheap)))
 
     def _all(self, linear: Linear) -> float:
         name = linear.node.name or ""

@@ -7,14 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.native import F32, F64, Real, add_product, add_square, mirror
-from onnxprune.parallel import each
 
 _LOT = 512
 """Rows of one product: enough that it takes longer than going through the F × F sums."""
 _CENTRED_ROWS = 32
 """Few enough to stay in the cache between two operations."""
-_LARGE_PRODUCT, _BLOCKS = 6e8, 2
-"""Multiply–adds from which on a product goes in blocks to all cores; more blocks make BLAS a quarter slower."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +69,28 @@ class Tally:
             self._wait(inputs[:taken], targets[:taken])
             inputs, targets = inputs[taken:], targets[taken:]
 
+    def absorb(self, other: Tally) -> None:
+        """Add the rows that another tally of the same sizes has seen."""
+        other._flush()
+        if other._shift is None:
+            return
+        if self._shift is None:
+            self._shift = other._shift
+        # The other took another constant off: x − a = (x − b) + (b − a).
+        dx, dy = (b.astype(np.float64) - a for a, b in zip(self._shift, other._shift, strict=True))
+        x, y, n = other._x, other._y, other.count
+        left, right, targets = (
+            np.stack(three).astype(np.float32) for three in ((x, dx, n * dx), (dx, x, dx), (dy, y, dy))
+        )
+        self._gram += other._gram
+        self._cross += other._cross
+        add_product(self._gram, left, right)
+        add_product(self._cross, left, targets)
+        self._x += x + n * dx
+        self._y += y + n * dy
+        self._yy += other._yy + dy * (2 * y + n * dy)
+        self.count += other.count
+
     def moments(self) -> Moments:
         """The centred moments a row; raises ValueError where no row was seen."""
         if self._shift is None:
@@ -105,26 +124,17 @@ class Tally:
             self._flush()
 
     def _flush(self) -> None:
-        """Sum the rows that wait; large products a block of columns at a time, on all cores."""
-        x, y, features = self._rows[: self._waiting], self._targets[: self._waiting], self._rows.shape[1]
+        """Sum the rows that wait."""
+        x, y = self._rows[: self._waiting], self._targets[: self._waiting]
         self._waiting = 0
-        step = features if len(x) * features**2 < _LARGE_PRODUCT else -(-features // _BLOCKS)
-        blocks = [slice(start, min(start + step, features)) for start in range(0, features, step)]
-
-        def add(pair: tuple[slice, slice]) -> None:
-            left, right = pair
-            if left == right:
-                add_square(self._gram[left, left], x[:, left])
-                add_product(self._cross[left], x[:, left], y)
-            else:
-                add_product(self._gram[left, right], x[:, left], x[:, right])
-
-        if len(x):
-            each(add, [(left, right) for i, left in enumerate(blocks) for right in blocks[i:]])
-            ones = np.ones(len(x), np.float32)
-            self._x += ones @ x
-            self._y += ones @ y
-            self._yy += np.einsum("ij,ij->j", y, y, dtype=np.float64)
+        if not len(x):
+            return
+        add_square(self._gram, x)
+        add_product(self._cross, x, y)
+        ones = np.ones(len(x), np.float32)
+        self._x += ones @ x
+        self._y += ones @ y
+        self._yy += np.einsum("ij,ij->j", y, y, dtype=np.float64)
 
 
 def _middle(values: F32) -> F32:

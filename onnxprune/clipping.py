@@ -11,7 +11,7 @@ from onnxprune.calibration.statistics import Moments
 from onnxprune.native import F64
 from onnxprune.parallel import LANES, each
 
-ROUNDS = 6
+ROUNDS = 4
 ROWS_PER_FEATURE = 60
 """With fewer rows the slack is mostly noise of its own, and trusted in full it makes the fit diverge."""
 PIECE = 512

@@ -65,10 +65,11 @@ def solve(factor: F64, targets: F64) -> None:
         _lapack("dpotrs", _LOWER, size, rows, _address(factor), size, _address(targets), size)
 
 
-def invert(factor: F64) -> None:
+def invert(factor: Real) -> None:
     """Turn the factor (F, F) into the inverse of the matrix."""
     if len(factor):
-        _lapack("dpotri", _LOWER, _size(factor), _address(factor), _size(factor))
+        name = "spotri" if factor.dtype == np.float32 else "dpotri"
+        _lapack(name, _LOWER, _size(factor), _address(factor), _size(factor))
         mirror(factor)
 
 
@@ -110,11 +111,11 @@ def _stride(array: F32) -> Any:
     return ctypes.byref(ctypes.c_int(array.strides[0] // array.itemsize))
 
 
-def _size(matrix: F64) -> Any:
+def _size(matrix: Real) -> Any:
     return ctypes.byref(ctypes.c_int(len(matrix)))
 
 
-def _address(array: F64) -> Any:
+def _address(array: Real) -> Any:
     """Where a C-contiguous array begins: to LAPACK its rows are columns, its upper triangle the lower one."""
-    assert array.dtype == np.float64 and array.flags.c_contiguous and array.flags.writeable
+    assert array.flags.c_contiguous and array.flags.writeable
     return ctypes.c_void_p(array.ctypes.data)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.adjust import adjust_first
-from onnxprune.calibration.collect import WIDEST_GRAM, Collected
+from onnxprune.calibration.collect import Collected
 from onnxprune.calibration.frontier import Frontier
 from onnxprune.calibration.rows import Rows, read, written
 from onnxprune.calibration.sampling import Sampling
@@ -22,7 +22,6 @@ from onnxprune.solve import Block, reservoir_share, worst
 from onnxprune.weights import from_matrix, to_matrix
 
 Tick = Callable[[], None]
-BlockRows = tuple[Rows, Rows, Rows | None]
 
 
 @dataclass(frozen=True)
@@ -80,17 +79,16 @@ def _summed(
     number: int,
     batches: int,
 ) -> list[list[Block]]:
-    """Run step `number` and sum the rows of its layers, block by block."""
+    """Run step `number` and sum the rows of its layers, block by block, on the lanes that run it."""
     blocks = [_blocks(layer, keep, sampling) for layer in ready]
     wanted = {v.name or "" for layer in ready for v in (layer.linear.x, layer.partner) if v is not None}
 
-    def rows(batch: int, values: dict[str, Array]) -> list[list[BlockRows]]:
-        return [_rows(layer, keep, collected, values, sampling, batch) for layer in ready]
+    def add(batch: int, values: dict[str, Array]) -> None:
+        for layer, own in zip(ready, blocks, strict=True):
+            if batch < sampling.used(layer.linear):
+                _add(own, layer, keep, collected, values, sampling, batch)
 
-    for batch, found in enumerate(frontier.step(number, batches, sorted(wanted), rows)):
-        for own, parts in zip(blocks, found, strict=True):
-            for block, part in zip(own, parts, strict=False):
-                block.add(*part, batch)
+    frontier.step(number, batches, sorted(wanted), add)
     return blocks
 
 
@@ -121,17 +119,21 @@ def _blocks(layer: Layer, keep: Keep, sampling: Sampling) -> list[Block]:
     for features, outputs in zip(keep[linear.features], keep[linear.outputs], strict=True):
         width, height = int(features.sum()), int(outputs.sum())
         stays = reservoir_share(width, height, rows, sampling.layers)
-        made.append(Block(width, height, width <= WIDEST_GRAM, layer.clipped, stays))
+        made.append(Block(width, height, rows, layer.clipped, stays))
     return made
 
 
-def _rows(
-    layer: Layer, keep: Keep, collected: Collected, values: dict[str, Array], sampling: Sampling, batch: int
-) -> list[BlockRows]:
-    """Inputs, targets and partner of each block of the layer in batch number `batch`; nothing past its last."""
+def _add(
+    blocks: Sequence[Block],
+    layer: Layer,
+    keep: Keep,
+    collected: Collected,
+    values: dict[str, Array],
+    sampling: Sampling,
+    batch: int,
+) -> None:
+    """Give each block of the layer its inputs, targets and partner in batch number `batch`."""
     linear = layer.linear
-    if batch >= sampling.used(linear):
-        return []
     x = values[linear.x.name or ""]
     where = sampling.positions(linear, x.shape, batch)
     outputs = keep[linear.outputs]
@@ -140,7 +142,8 @@ def _rows(
     partners: list[Rows | None] = [None] * linear.groups
     if layer.partner is not None:
         partners = list(np.split(written(linear, values[layer.partner.name or ""], where), ends, axis=1))
-    return list(zip(read(linear, x, where), targets, partners, strict=True))
+    for block, rows, target, partner in zip(blocks, read(linear, x, where), targets, partners, strict=True):
+        block.add(rows, target, partner, batch)
 
 
 def _solve(layer: Layer, keep: Keep, blocks: Sequence[Block], values: dict[str, ir.Value], mode: str) -> Rebuilt:

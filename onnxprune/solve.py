@@ -1,10 +1,11 @@
 """Solve one layer again from its rows: least squares toward the original outputs (docs/methods.md, *Rebuild*)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxprune.calibration.collect import WIDEST_GRAM
 from onnxprune.calibration.least_squares import RIDGES, HeldRows, RidgeFactor, choose_ridge, refit_rows, residual
 from onnxprune.calibration.rows import Rows
 from onnxprune.calibration.sampling import held_out
@@ -13,13 +14,14 @@ from onnxprune.clipping import ClippedRows, alternate
 from onnxprune.criteria.channel_gram import channel_system, scale_weights
 from onnxprune.labels import Atoms
 from onnxprune.native import F64
+from onnxprune.parallel import LANES
 
 LEAST_RESERVOIR = 1200
 ALL_ROUNDS = 4e9
 """Multiply–adds of one round of the alternation in all layers together: a tenth of a second."""
 FEW, PLENTY = 512, 20
-"""Wider layers with fewer rows a feature take the strongest ridge: there it was as good as any (docs/decisions/0013).
-With more rows they are not tried with the weakest: a factorisation costs."""
+"""Wider layers, and layers with fewer rows a feature, are not tried with the weakest ridge: a factorisation costs.
+Those that are both take the strongest: there it was as good as any (docs/decisions/0013)."""
 Error = Callable[[F64, F64], float]
 """Of a weight (n, F) and bias (n,), over the output's variance."""
 WIDE_ROWS = 2048
@@ -36,55 +38,74 @@ class Solution:
     after: float
 
 
+@dataclass(eq=False)
+class _Seen:
+    """Rows: sums of those that solve, rows that judge, and some for the alternation or for layers too wide for sums."""
+
+    tally: Tally | None
+    held: list[tuple[Rows, Rows]] = field(default_factory=list)
+    kept: list[ClippedRows] = field(default_factory=list)
+
+    def absorb(self, other: "_Seen") -> None:
+        """Add what another lane saw."""
+        if self.tally is not None and other.tally is not None:
+            self.tally.absorb(other.tally)
+        self.held += other.held
+        self.kept += other.kept
+
+
 class Block:
     """Rows of one block of a layer, summed as they come: X (k, F), target T (k, n), partner P (k, n) or None.
 
     The wanted output is T − P; where the sum is clipped by a Relu and T ≤ 0, anything that keeps it ≤ 0 will do.
+    Each lane (`parallel.ahead`) has sums of its own, which come together when the block is solved, once.
     """
 
-    def __init__(self, features: int, outputs: int, narrow: bool, clipped: bool, share: float) -> None:
-        self._tally = Tally(features, outputs) if narrow else None
+    def __init__(self, features: int, outputs: int, rows: int, clipped: bool, share: float) -> None:
+        narrow = features <= WIDEST_GRAM
+        weak = (features > FEW) + (rows < PLENTY * features)
+        self._ridges = RIDGES[min(weak, len(RIDGES) - 1) :]
+        self._lanes = [_Seen(Tally(features, outputs) if narrow else None) for _ in range(LANES)]
         self._clipped = clipped
         self._share = share
-        self._held: list[tuple[Rows, Rows]] = []
-        self._kept: list[ClippedRows] = []
 
     def add(self, x: Rows, target: Rows, partner: Rows | None, batch: int) -> None:
-        """Add the rows of one batch."""
+        """Add the rows of one batch; lanes may do so side by side."""
+        lane = self._lanes[batch % LANES]
         offset = np.zeros_like(target) if partner is None else partner
-        if self._tally is not None:
+        if lane.tally is not None:
             held = held_out(len(x), batch)
             wanted = target - offset
-            self._tally.add(x[: held.start], wanted[: held.start])
+            solving = held.start if len(self._ridges) > 1 else len(x)
+            lane.tally.add(x[:solving], wanted[:solving])
             if held.start < len(x):
-                self._held.append((x[held].copy(), wanted[held]))
-        if self._tally is None or self._clipped:
+                lane.held.append((x[held].copy(), wanted[held]))
+        if lane.tally is None or self._clipped:
             step = max(1, round(1 / self._share))
             rows = slice(batch % step, None, step)
-            self._kept.append(ClippedRows(x[rows].copy(), target[rows].copy(), offset[rows].copy()))
+            lane.kept.append(ClippedRows(x[rows].copy(), target[rows].copy(), offset[rows].copy()))
 
     def solve(self, prior: F64, bias: F64) -> Solution:
         """The refit, with the strongest ridge that is as good as any on held-out rows."""
-        if self._tally is None:
-            return self._solve_wide(prior)
-        features, count = prior.shape[1], self._tally.count + sum(len(x) for x, _ in self._held)
-        rho = RIDGES[-1]
-        if features <= FEW or count >= PLENTY * features:
-            rho = self._ridge(prior, RIDGES[features > FEW :])
-        everything, error = self._everything()
+        seen = self._together()
+        if seen.tally is None:
+            return _solve_wide(seen.kept, prior)
+        rho = _ridge(seen.tally, seen.held, prior, self._ridges)
+        everything, error = self._everything(seen)
         factor = RidgeFactor(everything.gram, rho)
         weight = factor.solve(everything.cross, prior)
         new_bias = everything.mean_y - weight @ everything.mean_x
         before, after = error(prior, bias), error(weight, new_bias)
         if self._clipped:
-            weight, new_bias = alternate(self._kept, everything, factor, prior, (weight, new_bias))
+            weight, new_bias = alternate(seen.kept, everything, factor, prior, (weight, new_bias))
         return Solution(weight, new_bias, before, after)
 
     def scale(self, prior: F64, bias: F64, units: Atoms) -> Solution:
         """One factor a unit instead of a new weight (ThiNet §3.3); `units` (F,) tells which unit a feature is of."""
-        if self._tally is None:
+        seen = self._together()
+        if seen.tally is None:
             return Solution(prior, bias, np.nan, np.nan)
-        moments, error = self._everything()
+        moments, error = self._everything(seen)
         _, channel = np.unique(units, return_inverse=True)
         width = int(channel.max(initial=-1)) + 1
         factors = scale_weights(channel_system(prior, moments, channel, width), np.arange(width))
@@ -92,29 +113,36 @@ class Block:
         new_bias = moments.mean_y - weight @ moments.mean_x
         return Solution(weight, new_bias, error(prior, bias), error(weight, new_bias))
 
-    def _ridge(self, prior: F64, candidates: Sequence[float]) -> float:
-        assert self._tally is not None
-        if not self._held or not self._tally.count:
-            return candidates[-1]
-        inside = self._tally.moments()
-        return choose_ridge(inside, HeldRows(self._held, inside.mean_x), prior, candidates)
+    def _together(self) -> _Seen:
+        seen, *others = self._lanes
+        for other in others:
+            seen.absorb(other)
+        return seen
 
-    def _everything(self) -> tuple[Moments, Error]:
+    def _everything(self, seen: _Seen) -> tuple[Moments, Error]:
         """The moments of all rows, and what tells the error of a weight and bias on those held out."""
-        assert self._tally is not None
-        for x, wanted in self._held:
-            self._tally.add(x, wanted)
-        moments = self._tally.moments()
-        if not self._held:
+        assert seen.tally is not None
+        for x, wanted in seen.held if len(self._ridges) > 1 else ():
+            seen.tally.add(x, wanted)
+        moments = seen.tally.moments()
+        if not seen.held:
             return moments, lambda weight, bias: _error(moments, weight, bias)
-        return moments, HeldRows(self._held, moments.mean_x).error
+        return moments, HeldRows(seen.held, moments.mean_x).error
 
-    def _solve_wide(self, prior: F64) -> Solution:
-        parts = ((rows.x, rows.target, rows.offset) for rows in self._kept)
-        x, target, offset = (np.concatenate(part)[-WIDE_ROWS:] for part in zip(*parts, strict=True))
-        wanted = (target - offset).astype(np.float64)
-        weight = refit_rows(x.astype(np.float64), wanted, prior, WIDE_RIDGE)
-        return Solution(weight, wanted.mean(axis=0) - weight @ x.mean(axis=0), np.nan, np.nan)
+
+def _ridge(tally: Tally, held: Sequence[tuple[Rows, Rows]], prior: F64, candidates: Sequence[float]) -> float:
+    if len(candidates) == 1 or not held or not tally.count:
+        return candidates[-1]
+    inside = tally.moments()
+    return choose_ridge(inside, HeldRows(held, inside.mean_x), prior, candidates)
+
+
+def _solve_wide(kept: Sequence[ClippedRows], prior: F64) -> Solution:
+    parts = ((rows.x, rows.target, rows.offset) for rows in kept)
+    x, target, offset = (np.concatenate(part)[-WIDE_ROWS:] for part in zip(*parts, strict=True))
+    wanted = (target - offset).astype(np.float64)
+    weight = refit_rows(x.astype(np.float64), wanted, prior, WIDE_RIDGE)
+    return Solution(weight, wanted.mean(axis=0) - weight @ x.mean(axis=0), np.nan, np.nan)
 
 
 def _error(moments: Moments, weight: F64, bias: F64) -> float:

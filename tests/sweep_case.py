@@ -50,6 +50,9 @@ class EveryRow(Sampling):
     def rows(self, linear: Linear) -> float:
         return self._all(linear)
 
+    def step_to_choose(self, linear: Linear) -> int:
+        return 1
+
     def used(self, linear: Linear) -> int:
         return self.batches
 

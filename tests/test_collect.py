@@ -84,6 +84,30 @@ def test_sums_are_numpys_over_every_row(small: Net, found: Collected, name: str)
             assert own.cross.shape == (x.shape[1], 0)
 
 
+@dataclass(frozen=True)
+class EveryThird(EveryRow):
+    """Channels are chosen on a third of the rows."""
+
+    def step_to_choose(self, linear: Linear) -> int:
+        return 3
+
+
+def test_sums_to_choose_on_take_a_share_of_the_rows_and_targets_all(small: Net, found: Collected) -> None:
+    s = small.sampling
+    few = replace(small, sampling=EveryThird(s.samples, s.batches, s.layers, s.trace, s.seed)).collect()
+    kept: tuple[list[np.ndarray], list[np.ndarray]] = [], []
+    for number, batch in enumerate(rows_of(small, "Conv:a")):
+        held = held_out(len(batch), number)
+        kept[0].append(batch[: held.start : 3])
+        kept[1].append(batch[held][::3])
+    for tally, parts in zip((few.statistics["Conv:a"].solve[0], few.statistics["Conv:a"].held[0]), kept, strict=True):
+        rows = np.concatenate(parts).astype(np.float64)
+        assert tally.moments().count == len(rows)
+        np.testing.assert_allclose(tally.moments().gram, np.cov(rows.T, bias=True), rtol=1e-4, atol=1e-5)
+    for i in range(6):
+        np.testing.assert_array_equal(few.targets["Conv:a"][i], found.targets["Conv:a"][i])
+
+
 @pytest.mark.parametrize("name", RESULTS)
 def test_targets_are_what_onnxruntime_computes_with_the_partner_added(small: Net, found: Collected, name: str) -> None:
     tape = found.targets[name]

@@ -73,9 +73,11 @@ def asked(network: Net, number: int) -> list[str]:
     return sorted({v.name or "" for x in ready for v in (x.linear.x, x.partner) if v is not None})
 
 
-def whole(batch: int, values: dict[str, Any]) -> dict[str, Any]:
-    """Use the values of a batch as they are."""
-    return values
+def stepped(frontier: Frontier, number: int, batches: int, wanted: Sequence[str]) -> list[dict[str, Any]]:
+    """What a step gives of each batch, in order."""
+    given: dict[int, dict[str, Any]] = {}
+    frontier.step(number, batches, wanted, given.__setitem__)
+    return [given[batch] for batch in sorted(given)]
 
 
 def steps(network: Net, counts: Sequence[int], look: bool = False) -> tuple[onnx.ModelProto, list[dict[str, Any]]]:
@@ -88,7 +90,7 @@ def steps(network: Net, counts: Sequence[int], look: bool = False) -> tuple[onnx
         if look:
             for _, here in zip(range(1), frontier.look(number, batches, wanted), strict=False):
                 assert set(wanted) <= set(here)
-        parts = list(frontier.step(number, batches, wanted, whole))
+        parts = stepped(frontier, number, batches, wanted)
         assert len(parts) == batches
         seen.append({name: [part[name] for part in parts] for name in wanted})
         for layer in (layer for layer in network.layers if layer.wave == number):
@@ -166,7 +168,7 @@ def test_disk_is_used_for_what_later_steps_read_and_no_more() -> None:
     frontier = frontier_of(network, model)
     one = 40 * 4 * 6 * 6 * 4
     for number in range(3):
-        list(frontier.step(number, 10, asked(network, number), whole))
+        stepped(frontier, number, 10, asked(network, number))
         # a is read at the end, t by the sum, r by the last layer: two at a time, and one tape that is written anew
         assert frontier.peak_bytes <= 4 * one
     assert frontier.peak_bytes >= one
@@ -181,7 +183,7 @@ def test_tapes_are_used_again_and_all_are_closed_at_the_end(monkeypatch: pytest.
     network = net(SIGNATURE, body, {f"w_{k}": SQUARE for k in [*letters, "y"]}, {"x": x}, 2)
     frontier = frontier_of(network, network.analysis.model.clone())
     for number in range(9):
-        list(frontier.step(number, 4, asked(network, number), whole))
+        stepped(frontier, number, 4, asked(network, number))
     assert 1 <= len(made) <= 3
     assert frontier.peak_bytes <= 3 * x.nbytes
 
@@ -221,13 +223,16 @@ def test_arrays_alive_do_not_grow_with_the_batches(first: bool, monkeypatch: pyt
     monkeypatch.setattr("onnxprune.calibration.frontier.run", lambda *args: noted(runtime.run(*args)))
 
     def most(batches: int) -> int:
-        model, found = network.analysis.model.clone(), 0
+        model, found = network.analysis.model.clone(), [0]
         frontier = Frontier(model, {v.name or "": w for v, w in network.wave.items()}, Made(batches, noted))
         for number in range(3):
-            for here in frontier.step(number, batches if number or first else 0, asked(network, number), whole):
-                found = max(found, len(alive))
-                assert here.keys() == set(asked(network, number))
-        return found
+            wanted = asked(network, number)
+
+            def use(batch: int, here: dict[str, Any], wanted: Sequence[str] = wanted) -> None:
+                found.append(len(alive) if here.keys() == set(wanted) else 10**6)
+
+            frontier.step(number, batches if number or first else 0, wanted, use)
+        return max(found)
 
     # No more batches are under way than run, wait and are in use, each with the two or three arrays of a step.
     assert 2 <= most(60) <= 4 * (LANES + 2)

@@ -1,6 +1,7 @@
 """Pieces of work on all cores: the results in order, errors not lost."""
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -75,6 +76,17 @@ def test_results_ahead_come_in_order_and_no_more_are_begun_than_are_soon_wanted(
 def test_results_ahead_are_made_beside_each_other() -> None:
     meet = threading.Barrier(LANES, timeout=30)
     assert list(ahead(lambda n: (meet.wait(), n)[1], range(2 * LANES))) == list(range(2 * LANES))
+
+
+def test_each_lane_takes_its_own_items_in_order_however_long_they_take() -> None:
+    taken: dict[int, list[int]] = {}
+
+    def take(number: int) -> None:
+        time.sleep(0.01 * (number % 3 == 0))
+        taken.setdefault(threading.get_ident(), []).append(number)
+
+    list(ahead(take, range(20)))
+    assert sorted(taken.values()) == [list(range(lane, 20, LANES)) for lane in range(LANES)]
 
 
 def test_an_error_ahead_is_raised_in_its_turn() -> None:

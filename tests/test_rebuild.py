@@ -212,7 +212,7 @@ def test_the_layer_in_front_helps_where_a_relu_stands_between(monkeypatch: pytes
 
 
 def test_layers_too_wide_for_a_gram_matrix_are_solved_from_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.rebuild.WIDEST_GRAM", 8)
+    monkeypatch.setattr("onnxprune.solve.WIDEST_GRAM", 8)
     monkeypatch.setattr("onnxprune.calibration.collect.WIDEST_GRAM", 8)
     network = chain(24)
     keep = network.analysis.keep_without({"Conv:a": [1, 5]})

@@ -81,6 +81,17 @@ def test_no_layer_takes_more_than_64_rows_a_feature() -> None:
         assert sampling(10**6, 64, count=1).rows(linear) <= 64 * linear.features.shape[1]
 
 
+def test_layers_choose_on_a_quarter_of_the_rows_where_those_cost_and_on_all_where_not() -> None:
+    linear = layers()[0]["Conv:c"]
+    features = linear.features.shape[1]
+    assert sampling(10**6, 64, count=20).step_to_choose(linear) == 1
+    dear = sampling(10**6, 64, count=10**6)
+    assert dear.rows(linear) == 10 * features
+    assert dear.step_to_choose(linear) == 4
+    few = sampling(4, 4, count=10**6)
+    assert few.step_to_choose(linear) == max(1, int(few.rows(linear) / (2.5 * features)))
+
+
 def test_more_rows_than_are_worth_their_time_are_not_taken() -> None:
     linears, given = layers()[0], sampling(10**6, 64, count=50)
     for name in ("Conv:a", "Conv:b", "Conv:c"):

@@ -26,7 +26,9 @@ class Rows:
     bias: np.ndarray
 
     def block(self, clipped: bool = False, narrow: bool = True, share: float = 1.0) -> Block:
-        block = Block(self.x.shape[1], self.target.shape[1], narrow, clipped, share)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("onnxprune.solve.WIDEST_GRAM", 1000 if narrow else 0)
+            block = Block(self.x.shape[1], self.target.shape[1], len(self.x), clipped, share)
         for number, start in enumerate(range(0, len(self.x), 100)):
             rows = slice(start, start + 100)
             block.add(self.x[rows], self.target[rows], None if self.partner is None else self.partner[rows], number)
@@ -81,11 +83,11 @@ def test_the_plain_solve_is_ridge_regression_on_what_the_shortcut_leaves(beside:
     np.testing.assert_allclose(found.bias, bias, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("few", "count", "taken"), [(5, 90, 1e-4), (4, 90, 10.0), (4, 100, 0.1)])
+@pytest.mark.parametrize(("few", "count", "taken"), [(5, 100, 1e-4), (5, 90, 0.1), (4, 100, 0.1), (4, 90, 10.0)])
 def test_wide_blocks_with_few_rows_take_the_strongest_ridge_and_others_search(
     few: int, count: int, taken: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A prior that misleads: the weakest ridge allowed is best. Twenty rows a feature are enough to search."""
+    """A prior that misleads: the weakest ridge allowed is best. Width and want of rows each take one away."""
     monkeypatch.setattr("onnxprune.solve.RIDGES", (1e-4, 0.1, 10.0))
     monkeypatch.setattr("onnxprune.solve.FEW", few)
     data = rows(1, count=count)

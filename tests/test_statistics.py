@@ -111,11 +111,16 @@ def test_moments_may_be_asked_for_between_rows() -> None:
         _assert_moments_are_numpys(tally.moments(), x[: rows.stop], y[: rows.stop])
 
 
-@pytest.mark.parametrize("features", [1, 31, 33, 100])
-def test_large_products_by_blocks_are_those_of_the_whole(features: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.calibration.statistics._LARGE_PRODUCT", 0)
-    x, y = _rows(4, 600, features, 2, 4.0)
-    moments = _collected(x, y).moments()
+@pytest.mark.parametrize("first", [0, 1, 300, 600])
+def test_a_tally_absorbs_another_whose_rows_have_another_mean(first: int) -> None:
+    x, y = _rows(4, 600, 33, 2, 4.0)
+    x[first:] += 3
+    y[first:] -= 5
+    one, other = Tally(33, 2), Tally(33, 2)
+    for tally, rows in ((one, slice(0, first)), (other, slice(first, 600))):
+        tally.add(x[rows], y[rows])
+    one.absorb(other)
+    moments = one.moments()
     np.testing.assert_array_equal(moments.gram, moments.gram.T)
     _assert_moments_are_numpys(moments, x, y)
 

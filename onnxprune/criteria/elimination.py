@@ -96,25 +96,27 @@ def start_elimination(weight: F64, moments: Moments, features: Index, ridge: flo
     """The elimination of the blocks `features` (C, κ), feature indices, −1 for none, of one layer.
 
     `weight` (n, F) the original, `ridge` relative to the mean input variance. Wide layers run in fp32 once H is
-    inverted: a pivoted factorisation loses no more than the ridge's inverse, which bounds ‖H⁻¹‖.
+    factorised: the inverse of its factor, whose condition is the root of H's, and a pivoted factorisation lose no
+    more than the ridge's inverse, which bounds ‖H⁻¹‖.
     """
-    scale = mean_diagonal(moments.gram) or 1.0
-    alive = moments.gram.diagonal() > 0
-    prior = np.where(alive, weight, 0.0)
-    inverse, ridge_used = factored(moments.gram, ridge * scale, scale)
-    assert inverse is not None
-    native.invert(inverse)
-    target = moments.cross.T + ridge_used * prior
-    solution = target @ inverse
-    objective = moments.energy + ridge_used * float(np.vdot(prior, prior)) - float(np.vdot(solution, target))
     flat = features.ravel()
     single = len(flat) > _SINGLE_FROM and ridge >= _SINGLE_RIDGE
     dtype = np.dtype(np.float32 if single else np.float64)
+    scale = mean_diagonal(moments.gram) or 1.0
+    alive = moments.gram.diagonal() > 0
+    prior = np.where(alive, weight, 0.0)
+    factor, ridge_used = factored(moments.gram, ridge * scale, scale)
+    assert factor is not None
+    inverse = factor.astype(dtype, copy=False)
+    native.invert(inverse)
+    target = moments.cross.T + ridge_used * prior
+    solution = target.astype(dtype, copy=False) @ inverse
+    objective = moments.energy + ridge_used * float(np.vdot(prior, prior)) - float(np.vdot(solution, target))
     missing = flat < 0
-    block_inverse = principal(inverse, flat).astype(dtype)
+    block_inverse = principal(inverse, flat)
     block_inverse[missing], block_inverse[:, missing] = 0.0, 0.0
     block_inverse[missing, missing] = 1.0
-    outputs: F64 = np.where(missing, 0.0, solution[:, flat])
+    outputs: Real = np.where(missing, 0.0, solution[:, flat])
     if len(outputs) > len(flat):
         # Only inner products of columns count, and these a triangle of C·κ rows has as well.
         outputs = np.asarray(np.linalg.qr(outputs, mode="r"))
