@@ -146,7 +146,7 @@ def _damage(prober: Prober, scored: Scored, widths: Sequence[int], count: int, t
 def _probe_size(groups: int, data: Data, macs: float) -> tuple[int, int]:
     """(widths a group, inputs): as many as the budget of multiply–adds allows; half the network is run each time."""
     a_pass = data.source.samples * macs
-    allowance = max(PROBE_MACS - a_pass, a_pass / 2)
+    allowance = max(PROBE_MACS - a_pass, a_pass / 3)
     runs = allowance / max(macs / 2, 1.0) / max(groups, 1)
     widths = int(np.clip(runs / FEW_INPUTS, 1, MOST_WIDTHS))
     return widths, int(np.clip(runs / widths, 4, MOST_INPUTS))

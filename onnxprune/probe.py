@@ -46,7 +46,7 @@ class Prober:
         readers = {j.reader.name for one, _ in trials[0] for j in one.judges if j.reader.name in self.layers}
         if not readers:
             return [0.0 for _ in trials]
-        session = _open_tail(self.model, [self.layers[name] for name in sorted(readers)], self.known, self.judged)
+        session = _open_tail(self.model, [self.layers[name] for name in sorted(readers)], self.judged)
         known = {given.name: self.known[given.name] for given in session.get_inputs() if given.name in self.known}
         return [self._error(run(session, known | _weights(trial, self.layers))) for trial in trials]
 
@@ -63,7 +63,19 @@ def open_prober(
     reads = {name for one in scored for name in _reads(analysis.model, [by_name[r] for r in _readers(one, by_name)])}
     computed = sorted((reads | set(judged)) - set(feeds))
     known = {**feeds, **run(open_session(analysis.model, outputs=computed), feeds)}
-    return Prober(analysis.model, by_name, tuple(judged), known)
+    return Prober(_typed(analysis.model, layers, known), by_name, tuple(judged), known)
+
+
+def _typed(model: ir.Model, layers: Sequence[Layer], known: Mapping[str, Array]) -> ir.Model:
+    """A copy in which all that a tail may start from has a dtype: a cut needs that of its inputs."""
+    model = model.clone()
+    values = values_by_name(model)
+    for name in known.keys() & values.keys():
+        values[name].type = ir.TensorType(ir.DataType.from_numpy(known[name].dtype))
+    for constant in (values[name] for name in _constants(layers)):
+        assert constant.const_value is not None
+        constant.type = ir.TensorType(constant.const_value.dtype)
+    return model
 
 
 def judged_values(model: ir.Model) -> list[str]:
@@ -107,25 +119,12 @@ def _inputs(node: ir.Node) -> list[ir.Value]:
     return [value for value in (*node.inputs, *captured_values(node)) if value is not None]
 
 
-def _open_tail(
-    model: ir.Model, readers: Sequence[Layer], known: Mapping[str, Array], judged: Sequence[str]
-) -> "ort.InferenceSession":
+def _open_tail(model: ir.Model, readers: Sequence[Layer], judged: Sequence[str]) -> "ort.InferenceSession":
     """A session of the graph from these layers to the judged outputs; their weights and biases are inputs of it."""
-    model = model.clone()
-    values, constants, reads = values_by_name(model), sorted(_constants(readers)), sorted(_reads(model, readers))
+    constants = sorted(_constants(readers))
     made = {v.name for node in _downstream(model, constants) for v in node.outputs}
-    for name in constants:
-        value = values[name]
-        assert value.const_value is not None
-        value.type = ir.TensorType(value.const_value.dtype)
-        if value not in model.graph.inputs:
-            model.graph.inputs.append(value)
-        del model.graph.initializers[name]
-        value.const_value = None
-    for name in reads:
-        values[name].type = ir.TensorType(ir.DataType.from_numpy(known[name].dtype))
     outputs = [name for name in judged if name in made]
-    return open_session(model, inputs=[*reads, *constants], outputs=outputs, threads=1)
+    return open_session(model, inputs=[*sorted(_reads(model, readers)), *constants], outputs=outputs, threads=1)
 
 
 def _weights(trial: Kept, layers: Mapping[str, Layer]) -> dict[str, Array]:

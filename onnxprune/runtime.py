@@ -39,8 +39,9 @@ def open_session(
     """Open a session on `model`, which is not changed.
 
     With `outputs` (names of any values) the session computes these instead of the graph's outputs, and only the nodes
-    they need, from `inputs` (those of the graph if not given). Without `providers` it runs on the CPU. Threads
-    that wait for work leave the cores to others, unless the session is to be `timed`: then they spin, as by default.
+    they need, from `inputs` (those of the graph that have no value if not given). Without `providers` it runs on the
+    CPU. Threads that wait for work leave the cores to others, unless the session is to be `timed`: then they spin, as
+    by default.
 
     Raises:
         BadInput: onnxruntime is missing, cannot load the model, or did not start a provider that was asked for.
@@ -49,7 +50,7 @@ def open_session(
     if outputs is None:
         model = model.clone()
     else:
-        every = [value.name or "" for value in model.graph.inputs]
+        every = [value.name or "" for value in model.graph.inputs if not value.is_initializer()]
         model = subgraph(model, every if inputs is None else inputs, outputs)
     wanted = list(providers or [CPU])
     _require_available(wanted, ort)
@@ -134,7 +135,8 @@ def subgraph(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> 
     """Cut out the model that computes `outputs` from `inputs`, with the initializers and functions it needs.
 
     Tensors are shared with `model`, which is not changed. Inputs that are not graph inputs keep their dtype and lose
-    their shape, as do intermediate values: a declared shape may be false, or recorded at another batch size.
+    their shape, as do intermediate values: a declared shape may be false, or recorded at another batch size. A
+    constant may be an input: its value is then what is fed.
 
     Raises:
         BadInput: a name is unknown, an input has no dtype, or the outputs need more than the inputs.
@@ -149,6 +151,8 @@ def subgraph(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> 
             raise BadInput(f"cannot cut at {value.name!r}: its dtype is not known; run shape inference first")
         if value.name not in given:
             value.shape = None
+        value.const_value = None
+        graph.initializers.pop(value.name or "", None)
     for node in graph.all_nodes():
         for value in node.outputs:
             value.shape = None

@@ -20,7 +20,7 @@ FOLDERS = {
 # From the ground up. A module imports from its own row and from the rows above it in this table, never from below.
 # A folder's name stands for all its modules.
 ROWS = {
-    "values": "version errors progress parallel native labels graph",
+    "values": "version errors progress parallel heap native labels graph",
     "models": "atomic serialise model_check model_io runtime trace",
     "operators": "op_rules.*",
     "analysis": "units grouping sizes dependency weights layers costs widths plan",

@@ -200,6 +200,15 @@ def test_weights_listed_as_inputs_stay_weights_in_a_cut() -> None:
     assert run(open_session(subgraph(model, ["x"], ["h"])), {"x": X[0]})["h"].tolist() == [2, 0]
 
 
+def test_a_weight_may_be_an_input_of_a_cut_and_stays_a_weight_of_the_model() -> None:
+    model = model_of("""<ir_version: 8, opset_import: ["": 17]>
+        net (float[2] x) => (float[2] y) <float[2] a = {1,2}> { h = Add (x, a)  y = Neg (h) }""")
+    before = ir.to_proto(model).SerializeToString()
+    session = open_session(model, inputs=["a", "x"], outputs=["y"])
+    assert run(session, {"x": X[0], "a": np.full(2, 5, np.float32)})["y"].tolist() == (-X[0] - 5).tolist()
+    assert ir.to_proto(model).SerializeToString() == before
+
+
 FOLDED = """
     net (float[N,2] x) => (float[N,2] y, float[300000] c, float[300000] w)
     { one = Constant <value = float {1.0}> () c = Add (w, one) y = Relu (x) }
