@@ -10,7 +10,6 @@ diagonal blocks are kept up to date; the trailing matrix follows in one product 
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
 
 from onnxprune import native
 from onnxprune.calibration.least_squares import factored, mean_diagonal, principal
@@ -52,10 +51,9 @@ class Elimination:
         """Eliminate the blocks at `positions` one after the other; returns the increase that each one caused."""
         columns = (positions[:, None] * self._size + np.arange(self._size)).ravel()
         rows = self._inverse[columns] - self._panel[:, columns].T @ self._panel
-        factor = cholesky(rows[:, columns], lower=True)
-        rows = solve_triangular(factor, rows, lower=True, check_finite=False)
+        factor = np.linalg.cholesky(rows[:, columns])
         removed = self._weight[:, columns] - self._outputs @ self._panel[:, columns]
-        outputs = solve_triangular(factor, removed.T, lower=True, check_finite=False)
+        rows, outputs = np.linalg.solve(factor, rows), np.linalg.solve(factor, removed.T)
         self._downdate_blocks(rows, outputs)
         self._diagonal[positions], self._overlap[positions] = np.eye(self._size), 0.0
         self._panel = np.concatenate([self._panel, rows])
@@ -87,9 +85,17 @@ class Elimination:
         mixed -= 0.5 * (outputs @ outputs.T) @ rows
         shape = (-1, self._blocks, self._size)
         split, mixed = rows.reshape(shape), mixed.reshape(shape)
-        self._diagonal -= np.einsum("qai,qaj->aij", split, split)
-        change = np.einsum("qai,qaj->aij", split, mixed)
+        self._diagonal -= _by_block(split, split)
+        change = _by_block(split, mixed)
         self._overlap -= change + change.transpose(0, 2, 1)
+
+
+def _by_block(left: Real, right: Real) -> Real:
+    """(blocks, κ, κ) the sum over q of leftᵀ · right, of (q, blocks, κ) each."""
+    if left.shape[2] == 1:
+        single: Real = np.einsum("qai,qaj->aij", left, right)
+        return single
+    return left.transpose(1, 2, 0) @ right.transpose(1, 0, 2)
 
 
 def start_elimination(weight: F64, moments: Moments, features: Index, ridge: float) -> Elimination:

@@ -11,8 +11,9 @@ from onnxprune.criteria.threads import single_threaded
 from onnxprune.criteria.turns import Turns
 from onnxprune.native import F64
 
-STEPS = 64
-"""More choose no better (VGG-8, widths to 1,024: 85.0 %, one unit a step 84.7 %), and each prices every unit anew."""
+STEPS = 32
+"""More choose no better, and each prices every unit anew. VGG-8, widths to 1,024: 84.8 %, with 64 steps 84.8 %, one
+unit a step 84.7 %; ResNet-20 at 512 images 85.8 %, with 64 85.8 %."""
 
 
 @single_threaded
