@@ -10,8 +10,6 @@ from onnxprune.native import F32, F64, Real, add_product, add_square, mirror
 
 _LOT = 512
 """Rows of one product: enough that it takes longer than going through the F × F sums."""
-_CENTRED_ROWS = 32
-"""Few enough to stay in the cache between two operations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,11 +95,9 @@ class Tally:
             raise ValueError("no rows were collected: the calibration data never reached this layer")
         self._flush()
         mean_x, mean_y = self._x / self.count, self._y / self.count
-        gram = np.empty_like(self._gram)
-        for start in range(0, len(gram), _CENTRED_ROWS):
-            rows, right = slice(start, start + _CENTRED_ROWS), slice(start, None)
-            means = np.outer(mean_x[rows], mean_x[right])
-            gram[rows, right] = np.divide(self._gram[rows, right], self.count, dtype=np.float64) - means
+        gram = self._gram / np.float32(self.count)
+        means = mean_x[None].astype(np.float32)
+        add_product(gram, -means, means)
         mirror(gram)
         shift_x, shift_y = (shift.astype(np.float64) for shift in self._shift)
         # A constant feature leaves rounding noise of either sign; noise must not look like a live channel.

@@ -34,6 +34,14 @@ def each(function: Callable[[T], R], items: Iterable[T], cost: Callable[[T], flo
         return [running[i].result() for i in range(len(pieces))]
 
 
+def both(first: Callable[[], T], second: Callable[[], R]) -> tuple[T, R]:
+    """What two functions give that run at the same time."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(first)
+        done = second()
+        return running.result(), done
+
+
 LANES = 2
 """Always as many, whatever the machine: sums that come together in one order have the same bits."""
 

@@ -14,7 +14,7 @@ from onnxprune.clipping import ClippedRows, alternate
 from onnxprune.criteria.channel_gram import channel_system, scale_weights
 from onnxprune.labels import Atoms
 from onnxprune.native import F64
-from onnxprune.parallel import LANES
+from onnxprune.parallel import LANES, both
 
 LEAST_RESERVOIR = 1200
 ALL_ROUNDS = 4e9
@@ -94,10 +94,15 @@ class Block:
         everything, error = self._everything(seen)
         factor = RidgeFactor(everything.gram, rho)
         weight = factor.solve(everything.cross, prior)
-        new_bias = everything.mean_y - weight @ everything.mean_x
-        before, after = error(prior, bias), error(weight, new_bias)
-        if self._clipped:
-            weight, new_bias = alternate(seen.kept, everything, factor, prior, (weight, new_bias))
+        plain = weight, everything.mean_y - weight @ everything.mean_x
+
+        def errors() -> tuple[float, float]:
+            return error(prior, bias), error(*plain)
+
+        def nearer() -> tuple[F64, F64]:
+            return alternate(seen.kept, everything, factor, prior, plain) if self._clipped else plain
+
+        (before, after), (weight, new_bias) = both(errors, nearer)
         return Solution(weight, new_bias, before, after)
 
     def scale(self, prior: F64, bias: F64, units: Atoms) -> Solution:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from onnxprune import parallel
-from onnxprune.parallel import LANES, ahead, cores, each, share
+from onnxprune.parallel import LANES, ahead, both, cores, each, share
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -71,6 +71,14 @@ def test_results_ahead_come_in_order_and_no_more_are_begun_than_are_soon_wanted(
         assert next(results) == number**2
         assert len(drawn) <= number + 1 + LANES
     assert next(results, None) is None
+
+
+def test_both_run_at_the_same_time_and_an_error_of_either_is_raised() -> None:
+    meet = threading.Barrier(2, timeout=30)
+    assert both(lambda: (meet.wait(), "a")[1], lambda: (meet.wait(), "b")[1]) == ("a", "b")
+    for failing in ((lambda: 1 / 0, lambda: 1), (lambda: 1, lambda: 1 / 0)):
+        with pytest.raises(ZeroDivisionError):
+            both(*failing)
 
 
 def test_results_ahead_are_made_beside_each_other() -> None:
