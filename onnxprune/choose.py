@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Literal
 
 import numpy as np
@@ -25,6 +25,8 @@ BudgetKind = Literal["macs", "params", "ratio", "ratios"]
 PROBE_MACS = 2e11
 """Multiply–adds that the probes of a small model may cost: two seconds. A large one gets half a pass."""
 MOST_WIDTHS, MOST_INPUTS, FEW_INPUTS = 7, 128, 16
+TOGETHER = 2
+"""Neighbouring groups that are probed by one session: to open one takes as long as some of its runs."""
 PADDING = 3 / 8
 """How much of what the runtime pads counts against the budget."""
 SHARED_FACTOR = 4.0
@@ -89,8 +91,9 @@ def choose(
     candidates = priced
     count, inputs = _probe_size(len(scored), data, float(costs.macs(costs.full)))
     prober = open_prober(analysis, layers, scored, _probe_feeds(data, inputs))
-    pairs = zip(scored, candidates, strict=True)
-    damage = each(lambda pair: _damage(prober, *pair, count, tick), pairs)
+    pairs = list(zip(scored, candidates, strict=True))
+    neighbours = [pairs[i : i + TOGETHER] for i in range(0, len(pairs), TOGETHER)]
+    damage = list(chain.from_iterable(each(lambda some: _damage(prober, some, count, tick), neighbours)))
     choices = [
         Choice(w, [d * _shared(one.group) for d in own]) for one, w, own in zip(scored, candidates, damage, strict=True)
     ]
@@ -135,12 +138,18 @@ def _cost(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: s
     return cost
 
 
-def _damage(prober: Prober, scored: Scored, widths: Sequence[int], count: int, tick: Tick) -> list[float]:
-    """The damage of every candidate width: layer errors, scaled by what probes saw at some of the widths."""
-    probed = _some(widths[:-1], count)
-    seen = prober.damage([[(scored, width)] for width in probed]) if probed else []
-    tick()
-    return _priced(scored, widths, probed, seen)
+def _damage(
+    prober: Prober, pairs: Sequence[tuple[Scored, Sequence[int]]], count: int, tick: Tick
+) -> list[list[float]]:
+    """The damage of every candidate width of some groups: layer errors, scaled by what probes saw at some widths."""
+    probed = [_some(widths[:-1], count) for _, widths in pairs]
+    trials = [[(one, width)] for (one, _), some in zip(pairs, probed, strict=True) for width in some]
+    seen = iter(prober.damage(trials) if trials else [])
+    found = []
+    for (one, widths), some in zip(pairs, probed, strict=True):
+        found.append(_priced(one, widths, some, list(islice(seen, len(some)))))
+        tick()
+    return found
 
 
 def _probe_size(groups: int, data: Data, macs: float) -> tuple[int, int]:

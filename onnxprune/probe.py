@@ -42,12 +42,13 @@ class Prober:
     known: Mapping[str, Array]
 
     def damage(self, trials: Sequence[Kept]) -> list[float]:
-        """The outputs' squared error over their variance, for each of some cuts of the same groups."""
-        readers = {j.reader.name for one, _ in trials[0] for j in one.judges if j.reader.name in self.layers}
+        """The outputs' squared error over their variance, for each of some cuts; those of neighbours cost least."""
+        readers = [self.layers[name] for name in sorted(set().union(*(_read(t, self.layers) for t in trials)))]
         if not readers:
             return [0.0 for _ in trials]
-        session = _open_tail(self.model, [self.layers[name] for name in sorted(readers)], self.judged)
+        session = _open_tail(self.model, readers, self.judged)
         known = {given.name: self.known[given.name] for given in session.get_inputs() if given.name in self.known}
+        known |= {value.name or "": array_of(value) for value in _constants(readers)}
         return [self._error(run(session, known | _weights(trial, self.layers))) for trial in trials]
 
     def _error(self, found: Mapping[str, Array]) -> float:
@@ -60,7 +61,7 @@ def open_prober(
     """Run the original once on these inputs (one batch) and keep what the probes read."""
     by_name = {layer.name: layer for layer in layers}
     judged = judged_values(analysis.model)
-    reads = {name for one in scored for name in _reads(analysis.model, [by_name[r] for r in _readers(one, by_name)])}
+    reads = {name for one in scored for name in _reads(analysis.model, [by_name[r] for r in _read([(one, 0)], by_name)])}
     computed = sorted((reads | set(judged)) - set(feeds))
     known = {**feeds, **run(open_session(analysis.model, outputs=computed), feeds)}
     return Prober(_typed(analysis.model, layers, known), by_name, tuple(judged), known)
@@ -72,9 +73,9 @@ def _typed(model: ir.Model, layers: Sequence[Layer], known: Mapping[str, Array])
     values = values_by_name(model)
     for name in known.keys() & values.keys():
         values[name].type = ir.TensorType(ir.DataType.from_numpy(known[name].dtype))
-    for constant in (values[name] for name in _constants(layers)):
+    for constant in _constants(layers):
         assert constant.const_value is not None
-        constant.type = ir.TensorType(constant.const_value.dtype)
+        values[constant.name or ""].type = ir.TensorType(constant.const_value.dtype)
     return model
 
 
@@ -89,12 +90,14 @@ def judged_values(model: ir.Model) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _readers(scored: Scored, layers: Mapping[str, Layer]) -> set[str]:
-    return {judge.reader.name for judge in scored.judges if judge.reader.name in layers}
+def _read(trial: Kept, layers: Mapping[str, Layer]) -> set[str]:
+    """The layers that read the groups of a trial."""
+    return {judge.reader.name for one, _ in trial for judge in one.judges if judge.reader.name in layers}
 
 
-def _constants(readers: Sequence[Layer]) -> set[str]:
-    return {v.name or "" for layer in readers for v in (layer.linear.weight, layer.bias) if v is not None}
+def _constants(readers: Sequence[Layer]) -> list[ir.Value]:
+    """The weights and biases, each once."""
+    return list(dict.fromkeys(v for layer in readers for v in (layer.linear.weight, layer.bias) if v is not None))
 
 
 def _downstream(model: ir.Model, start: Collection[str]) -> list[ir.Node]:
@@ -108,7 +111,7 @@ def _downstream(model: ir.Model, start: Collection[str]) -> list[ir.Node]:
 
 def _reads(model: ir.Model, readers: Sequence[Layer]) -> set[str]:
     """The activations that the graph from these layers on reads from before them."""
-    behind = _downstream(model, _constants(readers))
+    behind = _downstream(model, [value.name or "" for value in _constants(readers)])
     made = {value.name for node in behind for value in node.outputs}
     before = {value.name for value in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs))} - made
     return {v.name or "" for n in behind for v in _inputs(n) if v.const_value is None and v.name in before}
@@ -121,7 +124,7 @@ def _inputs(node: ir.Node) -> list[ir.Value]:
 
 def _open_tail(model: ir.Model, readers: Sequence[Layer], judged: Sequence[str]) -> "ort.InferenceSession":
     """A session of the graph from these layers to the judged outputs; their weights and biases are inputs of it."""
-    constants = sorted(_constants(readers))
+    constants = [value.name or "" for value in _constants(readers)]
     made = {v.name for node in _downstream(model, constants) for v in node.outputs}
     outputs = [name for name in judged if name in made]
     return open_session(model, inputs=[*sorted(_reads(model, readers)), *constants], outputs=outputs, threads=1)
