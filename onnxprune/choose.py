@@ -138,9 +138,7 @@ def _cost(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: s
     return cost
 
 
-def _damage(
-    prober: Prober, pairs: Sequence[tuple[Scored, Sequence[int]]], count: int, tick: Tick
-) -> list[list[float]]:
+def _damage(prober: Prober, pairs: Sequence[tuple[Scored, Sequence[int]]], count: int, tick: Tick) -> list[list[float]]:
     """The damage of every candidate width of some groups: layer errors, scaled by what probes saw at some widths."""
     probed = [_some(widths[:-1], count) for _, widths in pairs]
     trials = [[(one, width)] for (one, _), some in zip(pairs, probed, strict=True) for width in some]

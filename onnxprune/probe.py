@@ -61,7 +61,8 @@ def open_prober(
     """Run the original once on these inputs (one batch) and keep what the probes read."""
     by_name = {layer.name: layer for layer in layers}
     judged = judged_values(analysis.model)
-    reads = {name for one in scored for name in _reads(analysis.model, [by_name[r] for r in _read([(one, 0)], by_name)])}
+    groups = [[by_name[name] for name in _read([(one, 0)], by_name)] for one in scored]
+    reads = {name for readers in groups for name in _reads(analysis.model, readers)}
     computed = sorted((reads | set(judged)) - set(feeds))
     known = {**feeds, **run(open_session(analysis.model, outputs=computed), feeds)}
     return Prober(_typed(analysis.model, layers, known), by_name, tuple(judged), known)
