@@ -21,7 +21,7 @@ RANGES = {
 }
 
 _DEFAULT = (0.0, 1.0)
-_IMAGES = 6
+_IMAGES = 4
 # A smaller gain is what a range twice too narrow may bring, or any where biases hardly matter: no reason to guess.
 _BETTER = 1 / 0.85
 _SMALLEST = 1e-12

@@ -25,8 +25,8 @@ BudgetKind = Literal["macs", "params", "ratio", "ratios"]
 PROBE_MACS = 2e11
 """Multiply–adds that the probes of a small model may cost: two seconds. A large one gets half a pass."""
 MOST_WIDTHS, MOST_INPUTS, FEW_INPUTS = 7, 128, 16
-TOGETHER = 2
-"""Neighbouring groups that are probed by one session: to open one takes as long as some of its runs."""
+TOGETHER = 3
+"""Neighbouring groups that one session probes at one width each: to open it takes as long as some of its runs."""
 PADDING = 3 / 8
 """How much of what the runtime pads counts against the budget."""
 SHARED_FACTOR = 4.0
@@ -92,7 +92,8 @@ def choose(
     count, inputs = _probe_size(len(scored), data, float(costs.macs(costs.full)))
     prober = open_prober(analysis, layers, scored, _probe_feeds(data, inputs))
     pairs = list(zip(scored, candidates, strict=True))
-    neighbours = [pairs[i : i + TOGETHER] for i in range(0, len(pairs), TOGETHER)]
+    together = max(1, TOGETHER // count)
+    neighbours = [pairs[i : i + together] for i in range(0, len(pairs), together)]
     damage = list(chain.from_iterable(each(lambda some: _damage(prober, some, count, tick), neighbours)))
     choices = [
         Choice(w, [d * _shared(one.group) for d in own]) for one, w, own in zip(scored, candidates, damage, strict=True)

@@ -143,6 +143,6 @@ def test_few_images_are_made_and_a_fixed_batch_is_kept(monkeypatch: pytest.Monke
     monkeypatch.setattr(range_match, "moments", counted)
     model = folded(0.0, 64.0)
     match_range(model, made(model))
-    assert seen == [[6]] * len(RANGES)
+    assert seen == [[4]] * len(RANGES)
     fixed = blank("y = Relu(x)", {}, "(float[4, 3, 24, 24] x) => (float[4, 3, 24, 24] y)")
     assert [len(feed["x"]) for feed in few(made(fixed), 6).batches()] == [4, 4]
