@@ -126,7 +126,7 @@ def _cost(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: s
     padded = runtime_cost(analysis, align)
     place = {id(group): i for i, group in enumerate(analysis.groups)}
     index = np.array([place[id(group)] for group in groups], np.intp)
-    whole, whole_padded = float(count(costs.full)), float(padded(costs.full))
+    whole, whole_padded = float(costs.macs(costs.full)) if kind == "macs" else costs.came, float(padded(costs.full))
 
     def cost(widths: np.ndarray) -> np.ndarray:
         every = np.broadcast_to(costs.full, (*widths.shape[:-1], costs.full.size)).copy()

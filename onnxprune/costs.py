@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
 from onnxprune.dependency import Analysis
 from onnxprune.labels import WHOLE, Label
@@ -17,7 +18,8 @@ class CostModel:
     """Counts of every constant's elements as a product of forms that are linear in the widths of the groups.
 
     `rest` (T,) elements on unlabelled axes; `constant` (K, T) and `slope` (K, T, groups) the forms, padded with 1;
-    `weight_macs` (T,) multiply–adds of one element a sample; `fixed_macs` what no width changes.
+    `weight_macs` (T,) multiply–adds of one element a sample; `fixed_macs` what no width changes; `came` the elements of
+    the model as it came, with BatchNorms and without the biases that were added.
     """
 
     rest: Float
@@ -26,6 +28,7 @@ class CostModel:
     weight_macs: Float
     fixed_macs: float
     full: Widths
+    came: int
 
     def elements(self, widths: npt.NDArray[np.generic]) -> Float:
         """(…, T) the elements that stay, for widths (…, groups)."""
@@ -41,8 +44,16 @@ class CostModel:
         return np.asarray(self.elements(widths).sum(axis=-1))
 
 
-def cost_model(analysis: Analysis) -> CostModel:
-    """Count the analysed model; exact where a group's units lie equally often in each tensor, as they mostly do."""
+def parameters(model: ir.Model) -> int:
+    """Elements of all constants."""
+    return sum(v.const_value.size for v in model.graph.initializers.values() if v.const_value is not None)
+
+
+def cost_model(analysis: Analysis, original: ir.Model | None = None) -> CostModel:
+    """Count the analysed model; exact where a group's units lie equally often in each tensor, as they mostly do.
+
+    `original` is the model before layers were folded and given biases, if not the same.
+    """
     owner = _owners(analysis)
     full = np.array([group.width for group in analysis.groups], np.int64)
     batch = max(analysis.trace.batch, 1)
@@ -59,7 +70,9 @@ def cost_model(analysis: Analysis) -> CostModel:
             constant[k, t], slope[k, t] = _form(label, owner, full)
     rest = [_unlabelled(analysis.trace.shape(v), own) for v, own in zip(values, labels, strict=True)]
     weight_macs = np.array([macs.get(value, 0.0) for value in values])
-    return CostModel(np.array(rest), constant, slope, weight_macs, sum(p.macs for p in analysis.products) / batch, full)
+    fixed = sum(product.macs for product in analysis.products) / batch
+    came = parameters(original or analysis.model)
+    return CostModel(np.array(rest), constant, slope, weight_macs, fixed, full, came)
 
 
 @dataclass(frozen=True, eq=False)

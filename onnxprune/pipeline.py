@@ -75,7 +75,7 @@ def _run(
         fold = criterion.needs_data or settings.rebuild != "none"
         data = open_data(loaded.model, calib, settings, matched=fold)
         prepared = prepare(loaded.model, data, settings, fold)
-    costs = cost_model(prepared.analysis)
+    costs = cost_model(prepared.analysis, prepared.original)
     data = fitted(data, prepared.analysis.trace, float(costs.macs(costs.full)), settings)
     layers, wave = layers_in_order(prepared.analysis)
     layers = [layer for layer in layers if layer.name not in prepared.frozen and layer.bias is not None]
@@ -122,7 +122,7 @@ def _choose(
     prepared: Prepared, scored: list[Scored], layers: list[Layer], data: Data, config: Config, stages: Stages
 ) -> tuple[Chosen, Keep, dict[str, str]]:
     """Allocate, and make sure that the removal can be proved before any layer is solved; refuse groups that cannot."""
-    costs = cost_model(prepared.analysis)
+    costs = cost_model(prepared.analysis, prepared.original)
     align = runtime_block() if config.align == "auto" else config.align
     refused: dict[str, str] = {}
     while True:

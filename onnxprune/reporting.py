@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from onnxprune.choose import CAREFUL, Chosen, budget_of
 from onnxprune.config import BUDGETS, Config
-from onnxprune.costs import cost_model
+from onnxprune.costs import cost_model, parameters
 from onnxprune.measure import Measured
 from onnxprune.model_io import Loaded
 from onnxprune.plan import Plan
@@ -84,9 +84,7 @@ def _allocation(chosen: Chosen, config: Config) -> str:
 
 
 def _totals(macs: np.ndarray, model: ir.Model) -> Totals:
-    constants = (v.const_value for v in model.graph.initializers.values())
-    params = sum(tensor.size for tensor in constants if tensor is not None)
-    return Totals(macs=round(float(macs)), params=params, bytes=tensor_bytes(model))
+    return Totals(macs=round(float(macs)), params=parameters(model), bytes=tensor_bytes(model))
 
 
 def _budget(config: Config, data: Data, groups: Sequence[GroupReport], before: Totals, after: Totals) -> Budget:

@@ -57,3 +57,8 @@ KINDS = [
     "npz compressed",
     "npz compressed under another name with labels",
 ]
+
+
+def ordered(rows: np.ndarray) -> np.ndarray:
+    """The rows by their first number: samples come in the order in which they were drawn."""
+    return rows[np.argsort(rows.reshape(len(rows), -1)[:, 0], kind="stable")]

@@ -8,7 +8,9 @@ from model_counts import macs, params
 from removal import Case, analysed, proto, some_of
 from topologies import TOPOLOGIES
 
-from onnxprune.costs import cost_model, runtime_cost
+from onnxprune.costs import cost_model, parameters, runtime_cost
+from onnxprune.dependency import analyse
+from onnxprune.passes.add_bias import add_bias
 from onnxprune.passes.remove import remove
 
 CONVOLUTIONAL = ["resnet-text", "vgg-text", "inception-text", "mobilenet-v2-text", "densenet-text"]
@@ -33,6 +35,16 @@ def test_counts_are_those_of_the_model_that_is_written(name: str) -> None:
         slim = proto(remove(case.analysis, keep))
         assert costs.params(widths(case, keep)) == pytest.approx(params(slim), abs=1e-6)
         assert costs.macs(widths(case, keep)) == pytest.approx(macs(slim), abs=1e-6)
+
+
+def test_the_share_of_parameters_is_of_the_model_as_it_came() -> None:
+    """Biases that were added are no part of it: a budget would be missed by their number."""
+    case = analysed(TOPOLOGIES["resnet-text"]())
+    with_biases = add_bias(case.analysis.model, {linear.node.name or "" for linear in case.analysis.linears})
+    assert parameters(with_biases) > parameters(case.analysis.model) == params(proto(case.analysis.model))
+    costs = cost_model(analyse(with_biases, case.analysis.trace), case.analysis.model)
+    assert costs.came == parameters(case.analysis.model)
+    assert costs.params(costs.full) == parameters(with_biases)
 
 
 @pytest.mark.parametrize("name", [name for name in TOPOLOGIES if name.endswith("-text")])
