@@ -12,6 +12,7 @@ import numpy as np
 
 import onnxprune
 from onnxprune.bench import random_feeds
+from onnxprune.heap import keep_freed_memory
 from onnxprune.model_io import load
 from onnxprune.runtime import open_session, run
 
@@ -21,6 +22,7 @@ THREADS = 2
 
 def main() -> None:
     options = _options()
+    keep_freed_memory()  # as the command line does
     print("| model | inputs | one pass | run | passes | peak anonymous memory | disk |\n|---|--:|--:|--:|--:|--:|--:|")
     a_pass = one_pass(options.model, options.samples)
     watch = _Watch()

@@ -186,6 +186,14 @@ def test_nothing_removed_does_no_damage_and_less_left_does_more(plain: Net) -> N
     assert none < 1e-6 < some < most
 
 
+def test_groups_probed_by_one_session_do_the_damage_that_each_does_alone(plain: Net) -> None:
+    groups = scored(plain)
+    prober, cuts = opened(plain, groups), [(groups[name], 2) for name in ("Conv:s", "Conv:a", "Conv:c")]
+    alone = [prober.damage([[cut]])[0] for cut in cuts]
+    assert len(set(alone)) == 3
+    assert prober.damage([[cut] for cut in cuts]) == pytest.approx(alone, rel=1e-4)
+
+
 @pytest.mark.parametrize("squash", ["Softmax", "LogSoftmax"])
 def test_a_softmax_is_judged_before_it_saturates(squash: str) -> None:
     network = made(BODY.replace("y = Gemm", "z = Gemm") + f"y = {squash} <axis = 1> (z)")
