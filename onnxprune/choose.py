@@ -23,7 +23,7 @@ from onnxprune.widths import allowed_widths, nearest_width
 Tick = Callable[[], None]
 BudgetKind = Literal["macs", "params", "ratio", "ratios"]
 PROBE_MACS = 2e11
-"""Multiply–adds that the probes of a small model may cost: two seconds. A large one gets half a pass."""
+"""Multiply–adds that the probes of a small model may cost: two seconds. A large one gets a third of a pass."""
 MOST_WIDTHS, MOST_INPUTS, FEW_INPUTS = 7, 80, 16
 TOGETHER = 3
 """Neighbouring groups that one session probes at one width each: to open it takes as long as some of its runs."""

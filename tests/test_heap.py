@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from onnxprune.heap import keep_freed_memory
 
 PROGRAM = """
 import resource, sys, threading
@@ -39,9 +42,15 @@ def test_pages_of_freed_arrays_are_used_again_by_all_threads() -> None:
     assert new_pages("keep") < new_pages("leave") / 4
 
 
-def test_asking_does_nothing_where_there_is_nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
-    from onnxprune import heap
-
-    monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setattr("ctypes.CDLL", None)
-    heap.keep_freed_memory()
+@pytest.mark.parametrize(
+    ("platform", "library", "told"), [("linux", ["mallopt"], 3), ("linux", [], 0), ("win32", [], 0)]
+)
+def test_the_heap_is_told_once_an_option_and_only_where_it_listens(
+    platform: str, library: list[str], told: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[int, int]] = []
+    monkeypatch.setattr(sys, "platform", platform)
+    functions = dict.fromkeys(library, lambda option, value: calls.append((option, value)))
+    monkeypatch.setattr("ctypes.CDLL", lambda name: SimpleNamespace(**functions))
+    keep_freed_memory()
+    assert len({option for option, _ in calls}) == len(calls) == told

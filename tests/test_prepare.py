@@ -212,7 +212,7 @@ def test_expensive_models_see_fewer_inputs_unless_told() -> None:
     few, all_ = fitted(data, trace, 1e12, make_config()), fitted(data, trace, 1e9, make_config())
     assert (few.source.samples, all_.source.samples) == (64, data.source.samples)
     assert any("64 of" in said for said in few.guesses)
-    wide = Trace({"x": (2, 3, 9, 9), "c": (2, 10**9)}, {}, 2)  # a billion elements an input, next to no product
+    wide = Trace({"x": (2, 3, 9, 9), "c": (2, 10**10)}, {}, 2)  # ten billion elements an input, next to no product
     assert fitted(data, wide, 1e6, make_config()).source.samples == 64
     told = make_config(samples=90)
     assert fitted(open_data(load(tiny_model()).model, tiny_inputs(100), told), trace, 1e12, told).source.samples == 90
