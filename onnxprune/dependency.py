@@ -5,7 +5,7 @@ connected components, so no result depends on the order in which ties are met.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,6 +26,7 @@ from onnxprune.op_rules.facts import (
     Lines,
     Out,
     Param,
+    Part,
     Product,
     Settled,
     Size,
@@ -48,6 +49,7 @@ class Ledger:
     labels: dict[ir.Value, Labels] = field(default_factory=dict)
     slots: list[Slot] = field(default_factory=list)
     summed: list[Slot] = field(default_factory=list)
+    parts: list[Slot] = field(default_factory=list)
     ties: list[tuple[Atoms, Atoms]] = field(default_factory=list)
     fixed: list[Fixed] = field(default_factory=list)
     lines: list[Lines] = field(default_factory=list)
@@ -74,6 +76,8 @@ class Ledger:
             self.slots.append(Slot(_given(node, fact.index), fact.label, fact.contracted, node))
         elif isinstance(fact, Summed):
             self.summed.append(Slot(_given(node, fact.index), fact.label, True, node))
+        elif isinstance(fact, Part):
+            self.parts.append(Slot(_given(node, 0), fact.label, False, node))
         elif isinstance(fact, Tie):
             self.ties.append((fact.left.reshape(-1), fact.right.reshape(-1)))
         elif isinstance(fact, Lines):
@@ -111,7 +115,8 @@ def _given(node: ir.Node, index: int) -> ir.Value:
 class Analysis:
     """What can go from a model. Labels hold unit numbers here: atoms that go together share one, `WHOLE` stays.
 
-    `summed` are the computed inputs that an operator sums over against another one.
+    `summed` are the computed inputs that an operator sums over against another one, `parts` those that one takes
+    statistics over.
     A choice is a boolean array `keep` with one entry a unit and a last one, always true, for `WHOLE`.
     """
 
@@ -122,6 +127,7 @@ class Analysis:
     closed: tuple[Closed, ...]
     slots: tuple[Slot, ...]
     summed: tuple[Slot, ...]
+    parts: tuple[Slot, ...]
     sizes: tuple[Size, ...]
     indices: tuple[Index, ...]
     linears: tuple[Linear, ...]
@@ -150,30 +156,33 @@ class Analysis:
         return found
 
 
-def analyse(model: ir.Model, trace: Trace) -> Analysis:
-    """Find the groups of a normalised model.
+def analyse(model: ir.Model, trace: Trace, opened: Collection[str] = ()) -> Analysis:
+    """Find the groups of a normalised model; `opened` names what is closed by default (`--open`).
 
     Never raises on an unknown operator: that is a barrier, and its reason stands in `closed`.
     """
-    ledger = _collect(model, trace)
+    ledger = _collect(model, trace, opened)
     given = Constraints(ledger.ties, ledger.fixed, ledger.balanced, ledger.sizes, ledger.follows, ledger.lines)
     factored = [s.label.atoms for s in ledger.slots if s.reader is None and len(s.label.axes) > 1]
     units = resolve(ledger.count, given, factored, [s.label.atoms for s in ledger.slots])
     slots = tuple(replace(slot, label=units.label(slot.label)) for slot in ledger.slots)
     summed = tuple(replace(slot, label=units.label(slot.label)) for slot in ledger.summed)
+    parts = tuple(replace(slot, label=units.label(slot.label)) for slot in ledger.parts)
     linears = tuple(replace(x, features=units.of(x.features), outputs=units.of(x.outputs)) for x in ledger.linears)
     sizes = tuple(replace(size, label=units.label(size.label)) for size in ledger.sizes)
     indices = tuple(replace(index, label=units.label(index.label)) for index in ledger.indices)
     products = [replace(x, label=units.label(x.label) if x.label else None) for x in ledger.products]
     groups, closed = group_units(units, ledger.slots, slots, linears)
-    return Analysis(model, trace, units.count, groups, closed, slots, summed, sizes, indices, linears, tuple(products))
+    return Analysis(
+        model, trace, units.count, groups, closed, slots, summed, parts, sizes, indices, linears, tuple(products)
+    )
 
 
-def _collect(model: ir.Model, trace: Trace) -> Ledger:
+def _collect(model: ir.Model, trace: Trace, opened: Collection[str]) -> Ledger:
     ledger = Ledger()
     opsets = model.opset_imports
     for node in model.graph:
-        for fact in _facts(node, opsets, ledger, trace):
+        for fact in _facts(node, opsets, ledger, trace, opened):
             ledger.enter(node, fact)
     for value in model.graph.outputs:
         _fix_all(ledger, ledger.labels.get(value, ()), "it is an output of the model")
@@ -182,7 +191,9 @@ def _collect(model: ir.Model, trace: Trace) -> Ledger:
     return ledger
 
 
-def _facts(node: ir.Node, opsets: Mapping[str, int], ledger: Ledger, trace: Trace) -> Iterable[Fact]:
+def _facts(
+    node: ir.Node, opsets: Mapping[str, int], ledger: Ledger, trace: Trace, opened: Collection[str]
+) -> Iterable[Fact]:
     known = RULES.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
     values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.name]
     captured = [labels for value in captured_values(node) for labels in ledger.labels.get(value, ())]
@@ -190,7 +201,7 @@ def _facts(node: ir.Node, opsets: Mapping[str, int], ledger: Ledger, trace: Trac
         given = [label for value in node.inputs if value is not None for label in ledger.labels.get(value, ())]
         reason = f"{node.op_type} ({node.name}) has no rule" if not captured else f"the body of {node.name} reads it"
         return [Fixed(label.atoms, reason) for label in (*given, *captured)]
-    return known(Op(node, opsets.get(node.domain, opsets.get("", 1)), ledger.labels, trace, ledger.fresh))
+    return known(Op(node, opsets.get(node.domain, opsets.get("", 1)), ledger.labels, trace, ledger.fresh, opened))
 
 
 def _fix_all(ledger: Ledger, labels: Labels, reason: str) -> None:

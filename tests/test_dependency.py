@@ -38,7 +38,7 @@ OPEN: dict[str, Widths] = {
 OUTPUT = "it is an output of the model"
 SPLIT = "its channels are split over axes"
 SOFTMAX = "Softmax weighs its positions against each other"
-LAYER_NORM = "LayerNormalization takes its mean and variance over it"
+LAYER_NORM = "LayerNormalization takes its mean and variance over it (--open normalised lets it go)"
 CLOSED: dict[str, dict[str, str]] = {
     "resnet-text": {"Gemm:y": OUTPUT},
     "convnext-text": {"Conv:h": LAYER_NORM, "Conv:d": LAYER_NORM, "MatMul:m1": LAYER_NORM, "Gemm:y": OUTPUT},
@@ -290,6 +290,6 @@ def test_a_chain_of_thousands_of_nodes_that_share_their_weights_is_analysed_in_s
     weights: Weights = {"a_w": (4, 3, 1, 1), "b_w": np.full((4, 4, 1, 1), 1e-3, np.float32), "b_b": (4,)}
     text = f"h0 = Conv (x, a_w) {' '.join(lines)} y = Conv (h{blocks}, c_w)"
     model = model_from_text("(float[N,3,2,2] x) => (float[N,2,2,2] y)", text, weights | {"c_w": (2, 4, 1, 1)})
-    start = time.perf_counter()
+    start = time.process_time()
     assert widths(analysed(model)) == {"Conv:h0": 4}
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10

@@ -35,6 +35,13 @@ class Summed:
 
 
 @dataclass(frozen=True, eq=False)
+class Part:
+    """The op takes statistics over these positions of its first input: over those that stay, once some go."""
+
+    label: Label
+
+
+@dataclass(frozen=True, eq=False)
 class Tie:
     """Two equally shaped atom arrays go together, position by position."""
 
@@ -147,5 +154,5 @@ class Product:
     label: Label | None = None
 
 
-Fact = Out | Param | Summed | Tie | Lines | Fixed | Balanced | Size | Follow | Settled | Index | Linear | Product
+Fact = Out | Param | Summed | Part | Tie | Lines | Fixed | Balanced | Size | Follow | Settled | Index | Linear | Product
 Facts = Iterator[Fact]
