@@ -7,6 +7,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune.dependency import Analysis
+from onnxprune.graph import constants
 from onnxprune.labels import WHOLE, Label
 
 Widths = npt.NDArray[np.int64]
@@ -46,7 +47,7 @@ class CostModel:
 
 def parameters(model: ir.Model) -> int:
     """Elements of all constants."""
-    return sum(v.const_value.size for v in model.graph.initializers.values() if v.const_value is not None)
+    return sum(v.const_value.size for v in constants(model) if v.const_value is not None)
 
 
 def cost_model(analysis: Analysis, original: ir.Model | None = None) -> CostModel:
@@ -61,7 +62,7 @@ def cost_model(analysis: Analysis, original: ir.Model | None = None) -> CostMode
     for linear in analysis.linears:
         macs[linear.weight] = macs.get(linear.weight, 0.0) + linear.macs / batch
     slots = analysis.param_slots()
-    values = [v for v in analysis.model.graph.initializers.values() if v.const_value is not None]
+    values = constants(analysis.model)
     labels = [{slot.label.axes: slot.label for slot in slots.get(value, [])} for value in values]
     most = max((len(own) for own in labels), default=0)
     constant, slope = np.ones((most, len(values))), np.zeros((most, len(values), full.size))

@@ -4,12 +4,14 @@ Declared shapes can be false, and a shape computed at run time is known only the
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxprune.bodies import changing, first_passes
 from onnxprune.errors import BadInput
 from onnxprune.labels import Shape
 from onnxprune.runtime import open_session, run
@@ -168,16 +170,28 @@ class Trace:
 def trace(model: ir.Model, feeds: Feeds) -> Trace:
     """Run the model once and note all shapes and shape-like integers; no activation leaves the runtime.
 
+    A body of control flow is run by itself, with what it reads from outside: both branches, and the first pass of a
+    loop. Of a body that does not run so, nothing is known.
+
     Raises BadInput where the model does not run on these inputs.
     """
+    shapes, vectors = _seen(model, feeds)
+    for _, body, given in first_passes(model, feeds):
+        with suppress(BadInput):
+            inner_shapes, inner_vectors = _seen(body, given)
+            shapes, vectors = inner_shapes | shapes, inner_vectors | vectors
+    loose = changing(model)
+    batch = next((array.shape[0] for array in feeds.values() if array.ndim), 1)
+    return Trace(shapes, {name: v for name, v in vectors.items() if name not in loose}, batch)
+
+
+def _seen(model: ir.Model, feeds: Feeds) -> tuple[dict[str, Shape], dict[str, npt.NDArray[np.integer]]]:
     shapes = {name: tuple(int(d) for d in dims) for name, dims in _computed_shapes(model, feeds).items()}
     shapes |= {name: tuple(array.shape) for name, array in feeds.items()}
     short = [name for name, shape in shapes.items() if len(shape) <= 1 and np.prod(shape) <= LONGEST_SHAPE]
     short = [name for name in short if name not in feeds]
     values = run(open_session(model, outputs=short), feeds) if short else {}
-    vectors = {n: v.reshape(-1) for n, v in values.items() if np.issubdtype(v.dtype, np.integer)}
-    batch = next((array.shape[0] for array in feeds.values() if array.ndim), 1)
-    return Trace(shapes, vectors, batch)
+    return shapes, {n: v.reshape(-1) for n, v in values.items() if np.issubdtype(v.dtype, np.integer)}
 
 
 def _computed_shapes(model: ir.Model, feeds: Feeds) -> Mapping[str, Integers]:
