@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxprune.graph import bodies
+from onnxprune.graph import bodies, callee, why_not_inlined
 from onnxprune.grouping import Closed, Group, Slot, group_units
 from onnxprune.labels import Atoms, Label, Labels
 from onnxprune.op_rules import RULES, Op
@@ -165,7 +165,7 @@ def analyse(model: ir.Model, trace: Trace) -> Analysis:
 
 def _collect(model: ir.Model, trace: Trace) -> Ledger:
     ledger = Ledger()
-    _enter_nodes(model.graph, model.opset_imports, ledger, trace)
+    _enter_nodes(model.graph, model, ledger, trace)
     for value in model.graph.outputs:
         _fix_all(ledger, ledger.labels.get(value, ()), "it is an output of the model")
     _join_shared_constants(ledger)
@@ -173,28 +173,34 @@ def _collect(model: ir.Model, trace: Trace) -> Ledger:
     return ledger
 
 
-def _enter_nodes(graph: ir.Graph, opsets: Mapping[str, int], ledger: Ledger, trace: Trace, body: bool = False) -> None:
+def _enter_nodes(graph: ir.Graph, model: ir.Model, ledger: Ledger, trace: Trace, body: bool = False) -> None:
     """File the facts of a graph's nodes, of each after those of the bodies in it.
 
     What a layer in a body reads cannot be collected, so it cannot be solved again.
     """
     for node in graph:
         for inner in bodies(node):
-            _enter_nodes(inner, opsets, ledger, trace, body=True)
-        for fact in _facts(node, opsets, ledger, trace):
+            _enter_nodes(inner, model, ledger, trace, body=True)
+        for fact in _facts(node, model, ledger, trace):
             ledger.enter(node, replace(fact, refit=False) if body and isinstance(fact, Linear) else fact)
 
 
-def _facts(node: ir.Node, opsets: Mapping[str, int], ledger: Ledger, trace: Trace) -> Iterable[Fact]:
+def _facts(node: ir.Node, model: ir.Model, ledger: Ledger, trace: Trace) -> Iterable[Fact]:
     known = RULES.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
     values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.name]
     unknown = [value for value in values if not trace.knows(value)]
     if known is None or unknown:
         ends = [value for body in bodies(node) for value in body.outputs]
         given = [label for value in (*node.inputs, *ends) if value is not None for label in ledger.labels.get(value, ())]
-        reason = "has no rule" if known is None else f"does not run on these inputs, or has no shape at {unknown[0].name!r}"
-        return [Fixed(label.atoms, f"{node.op_type} ({node.name}) {reason}") for label in given]
+        reason = f"{node.op_type} ({node.name}) {_unruled(model, node) if known is None else 'is not known to run'}"
+        return [Fixed(label.atoms, reason) for label in given]
+    opsets = model.opset_imports
     return known(Op(node, opsets.get(node.domain, opsets.get("", 1)), ledger.labels, trace, ledger.fresh))
+
+
+def _unruled(model: ir.Model, node: ir.Node) -> str:
+    function = callee(model, node)
+    return "has no rule" if function is None else why_not_inlined(model, function) or "is a local function"
 
 
 def _fix_all(ledger: Ledger, labels: Labels, reason: str) -> None:

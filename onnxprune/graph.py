@@ -23,6 +23,20 @@ def bodies(node: ir.Node) -> list[ir.Graph]:
     return [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH and not a.is_ref()]
 
 
+def callee(model: ir.Model, node: ir.Node) -> ir.Function | None:
+    """The local function that a node calls."""
+    return model.functions.get(node.op_identifier())
+
+
+def why_not_inlined(model: ir.Model, function: ir.Function) -> str:
+    """Why a local function cannot take the place of its calls; empty where it can."""
+    for domain, version in function.opset_imports.items():
+        if model.opset_imports.get(domain, version) != version:
+            return f"is a local function of opset {version}, the model is of {model.opset_imports[domain]}"
+    takes_graph = any(a.type == ir.AttributeType.GRAPH for a in function.attributes.values())
+    return "is a local function that is given a graph" if takes_graph else ""
+
+
 def constants(model: ir.Model) -> list[ir.Value]:
     """The initializers of the main graph and of all bodies."""
     return [v for graph in model.graphs() for v in graph.initializers.values() if v.const_value is not None]

@@ -16,6 +16,7 @@ from onnxprune.calibration.window import Window, batch_of, cut
 from onnxprune.config import Config
 from onnxprune.dependency import Analysis, Closed, Group, analyse
 from onnxprune.errors import BadInput
+from onnxprune.functions import analysed
 from onnxprune.graph import Array, every_node
 from onnxprune.layers import solvable
 from onnxprune.passes.add_bias import add_bias
@@ -149,9 +150,10 @@ def prepare(model: ir.Model, data: Data, config: Config, fold: bool) -> Prepared
 
     Raises BadInput where `--keep` or `--only` match nothing, or the model does not run on the data.
     """
-    original = normalise(model)
-    traced = _trace(original, data)
-    analysis = analyse(original, traced)
+    normal = normalise(model)
+    kept = {node.name or "" for node in every_node(normal) if matches([node.name or ""], config.keep)}
+    analysis = analysed(normal, lambda opened: _trace(opened, data), kept)
+    original, traced = analysis.model, analysis.trace
     frozen = _frozen(original, analysis, config)
     if fold and analysis.groups:
         ours = {linear.node.name or "" for linear in analysis.linears} - frozen
@@ -161,7 +163,7 @@ def prepare(model: ir.Model, data: Data, config: Config, fold: bool) -> Prepared
     if config.sampler:
         ours = {x.node.name or "" for x in solvable(analysis) if x.groups == 1} - frozen
         analysis = _again(add_samplers(analysis.model, ours), data, analysis.trace)
-    _require_matches((original, analysis.model), config)
+    _require_matches((normal, original, analysis.model), config)
     groups, closed = _chosen(analysis, config)
     return Prepared(original, analysis, groups, (*analysis.closed, *closed), frozen)
 

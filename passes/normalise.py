@@ -32,7 +32,7 @@ def normalise(model: ir.Model) -> ir.Model:
     # The passes would apply the graph's opset to function bodies, which may import another.
     model.functions.clear()
     signature = _detach_weights(model.graph)
-    _name_nodes(model.graph)
+    name_nodes(model.graph)
     _part_names(model.graph)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     _copy_initializers_behind_identities(model.graph)
@@ -42,7 +42,7 @@ def normalise(model: ir.Model) -> ir.Model:
     _remove_identities(model.graph)
     common.RemoveUnusedNodesPass()(model)
     common.TopologicalSortPass()(model)
-    _name_nodes(model.graph)
+    name_nodes(model.graph)
     _part_names(model.graph)
     _own_tensor_names(model)
     _attach_weights(model, signature)
@@ -75,7 +75,7 @@ def _attach_weights(model: ir.Model, signature: _Signature) -> None:
         value.type, value.shape = type_, shape
 
 
-def _name_nodes(graph: ir.Graph) -> None:
+def name_nodes(graph: ir.Graph) -> None:
     """Name unnamed nodes after their first output, which is unique and does not depend on the node's position."""
     used = {node.name for node in graph.all_nodes() if node.name}
     seen: set[str | None] = set()
