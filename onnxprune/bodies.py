@@ -1,6 +1,7 @@
-"""Bodies of control flow as models of their own, on the inputs of their first pass: both branches can be looked into."""
+"""Bodies of control flow as models of their own, on the inputs of their first pass: both branches can be seen."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,14 @@ from onnxprune.runtime import open_session, run
 
 Array = npt.NDArray[np.generic]
 Feeds = Mapping[str, Array]
+
+
+class Pass(NamedTuple):
+    """A body as a model, and what it is given; `name` tells node and attribute."""
+
+    name: str
+    model: ir.Model
+    feeds: Feeds
 
 
 def _once(node: ir.Node, given: Sequence[Array | None]) -> list[Array | None]:
@@ -43,8 +52,8 @@ FIRST_PASS: Mapping[str, Callable[[ir.Node, Sequence[Array | None]], list[Array 
 """What a body is given the first time, from what its node is given."""
 
 
-def first_passes(model: ir.Model, feeds: Feeds) -> Iterator[tuple[str, ir.Model, Feeds]]:
-    """(name, model, feeds) of every body that can be run by itself, outer ones first; names tell node and attribute.
+def first_passes(model: ir.Model, feeds: Feeds) -> Iterator[Pass]:
+    """Every body that can be run by itself, outer ones first.
 
     What a body reads from outside is an input of its model, with the value that it has in this run. Where a body does
     not run, those in it are left out.
@@ -57,7 +66,7 @@ def first_passes(model: ir.Model, feeds: Feeds) -> Iterator[tuple[str, ir.Model,
             if attribute.type == ir.AttributeType.GRAPH:
                 made = _as_model(model, attribute.as_graph(), FIRST_PASS[node.op_type](node, given), found)
                 if made is not None:
-                    yield f"{node.name}.{key}", *made
+                    yield Pass(f"{node.name}.{key}", *made)
                     yield from first_passes(*made)
 
 

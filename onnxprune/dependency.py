@@ -191,7 +191,8 @@ def _facts(node: ir.Node, model: ir.Model, ledger: Ledger, trace: Trace) -> Iter
     unknown = [value for value in values if not trace.knows(value)]
     if known is None or unknown:
         ends = [value for body in bodies(node) for value in body.outputs]
-        given = [label for value in (*node.inputs, *ends) if value is not None for label in ledger.labels.get(value, ())]
+        entering = (value for value in (*node.inputs, *ends) if value is not None)
+        given = [label for value in entering for label in ledger.labels.get(value, ())]
         reason = f"{node.op_type} ({node.name}) {_unruled(model, node) if known is None else 'is not known to run'}"
         return [Fixed(label.atoms, reason) for label in given]
     opsets = model.opset_imports

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -63,19 +64,19 @@ def _worst_of_bodies(
 
     A body that does not run so did not do so in the trace, and then nothing in it can go.
     """
+    originals, slims = ({one.name: one for one in first_passes(m, feeds)} for m in (analysis.model, slim))
     worst = 0.0
-    originals = {name: passed for name, *passed in first_passes(analysis.model, feeds)}
-    slims = {name: passed for name, *passed in first_passes(slim, feeds)}
-    for name, *passed in first_passes(wide, feeds):
+    for name, body, given in first_passes(wide, feeds):
         try:
-            expected = _staying(analysis, _outputs(*passed), keep)
+            expected = _staying(analysis, _outputs(body, given), keep)
         except BadInput:
             continue
         try:
-            found = _outputs(*slims[name])
+            found = _outputs(slims[name].model, slims[name].feeds)
         except (BadInput, KeyError) as error:
             raise ProofFailed(f"{name} of the pruned model does not run: {error}") from error
-        worst = max(worst, _worst(expected, found, lambda name=name: _outputs(*originals[name])))
+        original = partial(_outputs, originals[name].model, originals[name].feeds)
+        worst = max(worst, _worst(expected, found, original))
     return worst
 
 
@@ -83,8 +84,8 @@ def _staying(analysis: Analysis, outputs: Outputs, keep: Keep) -> Outputs:
     """Of each output the elements that stay: a body may end in channels that go."""
     labels: dict[str, list[Label]] = defaultdict(list)
     for slot in analysis.slots:
-        if slot.reader is None and slot.value.name in outputs:
-            labels[slot.value.name].append(slot.label)
+        if slot.reader is None:
+            labels[slot.value.name or ""].append(slot.label)
     return {name: sliced(array, labels[name], keep) for name, array in outputs.items()}
 
 

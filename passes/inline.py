@@ -1,6 +1,7 @@
 """Put what a local function holds in the place of single calls of it."""
 
 from collections.abc import Collection
+from functools import partial
 
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, RemoveUnusedFunctionsPass
@@ -19,9 +20,13 @@ def inline(model: ir.Model, calls: Collection[str]) -> ir.Model:
         for node in chosen:
             _own_function(model, node)
         own = {node.overload for node in chosen}
-        InlinePass(criteria=lambda function, own=own: function.overload in own)(model)
-    RemoveUnusedFunctionsPass()(model)
+        InlinePass(criteria=partial(_is_one_of, own))(model)
+    RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     return model
+
+
+def _is_one_of(overloads: Collection[str], function: ir.Function) -> bool:
+    return function.overload in overloads
 
 
 def inlinable(model: ir.Model) -> set[str]:

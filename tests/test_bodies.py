@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import pytest
+from dense_mask import run
 from graph_text import Weights, integers, model_from_text
 from removal import CLOSE, Case, analysed, check_every_removal, differences, proto, removals
 from topologies import feeds
@@ -13,6 +14,7 @@ from onnxprune.graph import constants, every_node
 from onnxprune.model_io import load
 from onnxprune.passes.normalise import normalise
 from onnxprune.passes.remove import remove
+from onnxprune.pipeline import compress
 from onnxprune.trace import trace
 from onnxprune.verify import prove
 
@@ -188,3 +190,36 @@ def test_the_proof_sees_a_fault_in_a_branch_that_the_inputs_do_not_take(changed:
     node.op_type = "Sigmoid"
     with pytest.raises(ProofFailed, match=r"differs by"):
         prove(case.analysis, slim, keep, {"x": sign * np.abs(case.inputs["x"])})
+
+
+CONVS = """
+    c0 = Conv <pads=[1,1,1,1]> (x, c0_w) h = Relu (c0) c1 = Conv <pads=[1,1,1,1]> (h, c1_w) g = Relu (c1)
+    mean = ReduceMean <keepdims=0> (x) high = Greater (mean, zero)
+    z = If (high) <then_branch = a () => (float[N,C,6,6] o) { p = Conv (g, a_w) o = Relu (p) },
+                   else_branch = b () => (float[N,C,6,6] o) { p = Neg (g) o = Conv (p, b_w) }>
+    c2 = Conv (z, c2_w) f = Flatten (c2) d = Gemm (f, d_w, d_b) y = Relu (d)
+"""
+
+
+@pytest.mark.parametrize("options", [{}, {"method": "magnitude", "rebuild": "none"}, {"method": "thinet"}])
+def test_a_whole_run_prunes_both_branches_and_what_is_around_them(options: dict[str, str]) -> None:
+    weights: Weights = {"c0_w": (8, 3, 3, 3), "c1_w": (12, 8, 3, 3), "a_w": (6, 12, 1, 1), "b_w": (6, 12, 1, 1)}
+    weights |= {"c2_w": (4, 6, 1, 1), "d_w": (144, 5), "d_b": (5,), "zero": np.float32(0)}
+    model = model_from_text("(float[N,3,6,6] x) => (float[N,5] y)", CONVS, weights)
+    inputs = np.random.default_rng(3).standard_normal((48, 3, 6, 6)).astype(np.float32)
+    result = compress(model, calib=inputs, ratio=0.5, align=1, samples=40, measure=False, **options)
+    kept = {group.name: group.kept for group in result.report.groups}
+    assert kept == {"Conv:c0": 4, "Conv:c1": 6, "Conv:p": 3, "Conv:c2": 2}
+    assert result.report.proof < CLOSE
+    shapes = {t.name: tuple(t.dims) for t in result.model.graph.initializer}
+    assert shapes["a_w"] == shapes["b_w"] == (3, 6, 1, 1)
+    for x in (inputs[:2] + 1, inputs[:2] - 1):
+        assert np.isfinite(run(result.model, {"x": x})["y"]).all()
+
+
+def test_a_whole_run_prunes_inside_a_loop_to_a_budget() -> None:
+    model = model_from_text("(float[N,4] x) => (float[N,2] y)", STEP, LOOP | {"count": np.int64(3)})
+    inputs = np.random.default_rng(3).standard_normal((48, 4)).astype(np.float32)
+    result = compress(model, calib=inputs, macs=0.7, align=1, samples=40, measure=False)
+    assert result.report.proof < CLOSE
+    assert result.report.after.macs <= 0.7 * result.report.before.macs
