@@ -1,19 +1,33 @@
 """Local functions: the calls through which a channel can go are inlined, the others stay calls."""
 
+import logging
 from collections.abc import Callable, Collection
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxprune.dependency import Analysis, analyse
+from onnxprune.errors import BadInput
 from onnxprune.graph import every_node
 from onnxprune.passes.inline import inlinable, inline
 from onnxprune.passes.normalise import normalise
 from onnxprune.trace import Trace
 
+_log = logging.getLogger(__name__)
+
 
 def analysed(model: ir.Model, trace: Callable[[ir.Model], Trace], closed: Collection[str] = ()) -> Analysis:
     """The analysis of a normalised model, with the calls inlined that channels pass through; those in `closed` stay."""
+    if not inlinable(model) - set(closed):
+        return analyse(model, trace(model))
+    try:
+        return _opened(model, trace, closed)
+    except (BadInput, ValueError, RuntimeError) as error:  # the inliner's own, or the runtime's on what it made
+        _log.info("local functions stay calls: %s", error)
+        return analyse(model, trace(model))
+
+
+def _opened(model: ir.Model, trace: Callable[[ir.Model], Trace], closed: Collection[str]) -> Analysis:
     calls: set[str] = set()
     opened = model
     while new := inlinable(opened) - set(closed):

@@ -33,8 +33,7 @@ def why_not_inlined(model: ir.Model, function: ir.Function) -> str:
     for domain, version in function.opset_imports.items():
         if model.opset_imports.get(domain, version) != version:
             return f"is a local function of opset {version}, the model is of {model.opset_imports[domain]}"
-    takes_graph = any(a.type == ir.AttributeType.GRAPH for a in function.attributes.values())
-    return "is a local function that is given a graph" if takes_graph else ""
+    return ""
 
 
 def constants(model: ir.Model) -> list[ir.Value]:

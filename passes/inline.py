@@ -6,7 +6,7 @@ from functools import partial
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, RemoveUnusedFunctionsPass
 
-from onnxprune.graph import callee, every_node, why_not_inlined
+from onnxprune.graph import bodies, callee, every_node, why_not_inlined
 from onnxprune.passes.normalise import name_nodes
 
 
@@ -36,7 +36,7 @@ def inlinable(model: ir.Model) -> set[str]:
 
 def _inlinable(model: ir.Model, node: ir.Node) -> bool:
     function = callee(model, node)
-    return function is not None and not why_not_inlined(model, function)
+    return function is not None and not bodies(node) and not why_not_inlined(model, function)
 
 
 def _own_function(model: ir.Model, node: ir.Node) -> None:

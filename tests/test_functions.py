@@ -90,6 +90,16 @@ def test_a_call_that_is_to_be_kept_stays() -> None:
     assert calls(case.analysis.model) == ["act", "act"]
 
 
+def test_where_the_inliner_fails_functions_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise ValueError("no")
+
+    monkeypatch.setattr("onnxprune.functions.inline", fail)
+    case = opened(model_of())
+    assert case.widths() == {}
+    assert calls(case.analysis.model) == ["act", "mix"]
+
+
 def test_channels_pass_through_a_function_with_branches_and_a_call_in_a_branch() -> None:
     case = opened(model_of("u = MatMul (x, a_w) v = local.either (u, b_w, x) y = MatMul (v, c_w)"))
     assert sorted(case.widths().values()) == [6, 8]
