@@ -150,6 +150,21 @@ def test_what_a_loop_makes_and_uses_up_in_a_pass_goes_and_so_does_what_it_reads_
     assert prove(case.analysis, remove(case.analysis, keep), keep, case.inputs) < CLOSE
 
 
+def test_a_loop_that_collects_a_sequence_keeps_what_it_reads_and_the_rest_goes() -> None:
+    body = """
+    e = MatMul (x, e_w) t = Relu (e) u = MatMul (t, u_w) empty = SequenceEmpty ()
+    list = Loop (count, go, empty)
+        <body = step (int64 i, bool cond, seq(float[A,B]) s0) => (bool again, seq(float[A,B]) s1) {
+        again = Identity (cond) v = MatMul (u, k_w) s1 = SequenceInsert (s0, v) }>
+    y = ConcatFromSequence <axis = 0, new_axis = 1> (list)
+    """
+    weights = {"e_w": (4, 7), "u_w": (7, 9), "k_w": (9, 2), "go": np.bool_(True), "count": np.int64(2)}
+    case = analysed(model_from_text("(float[N,4] x) => (float[A,N,2] y)", body, weights))
+    assert case.widths() == {"MatMul:e": 7}
+    assert case.reasons()["MatMul:u"] == "MatMul (MatMul:v) is not known to run"
+    check_every_removal(case)
+
+
 def test_a_slice_that_moves_with_the_passes_keeps_its_channels() -> None:
     body = """
     last = Loop (count, go, x) <body = step (int64 i, bool cond, float[N,4] s) => (bool again, float[N,4] next) {
