@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxprune.graph import captured_values
+from onnxprune.graph import bodies, callee, why_not_inlined
 from onnxprune.grouping import Closed, Group, Slot, group_units
 from onnxprune.labels import Atoms, Label, Labels
 from onnxprune.op_rules import RULES, Op
@@ -180,44 +180,69 @@ def analyse(model: ir.Model, trace: Trace, opened: Collection[str] = ()) -> Anal
 
 def _collect(model: ir.Model, trace: Trace, opened: Collection[str]) -> Ledger:
     ledger = Ledger()
-    opsets = model.opset_imports
-    for node in model.graph:
-        for fact in _facts(node, opsets, ledger, trace, opened):
-            ledger.enter(node, fact)
+    _enter_nodes(model.graph, _Seen(model, trace, opened), ledger)
     for value in model.graph.outputs:
         _fix_all(ledger, ledger.labels.get(value, ()), "it is an output of the model")
-    _join_shared_constants(model, ledger)
+    _join_shared_constants(ledger)
     ledger.fixed += loose_sizes(model, trace, ledger.labels, ledger.settled)
     return ledger
 
 
-def _facts(
-    node: ir.Node, opsets: Mapping[str, int], ledger: Ledger, trace: Trace, opened: Collection[str]
-) -> Iterable[Fact]:
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What the rules are told besides the labels."""
+
+    model: ir.Model
+    trace: Trace
+    opened: Collection[str]
+
+
+def _enter_nodes(graph: ir.Graph, seen: _Seen, ledger: Ledger, body: bool = False) -> None:
+    """File the facts of a graph's nodes, of each after those of the bodies in it.
+
+    What a layer in a body reads cannot be collected, so it cannot be solved again.
+    """
+    for node in graph:
+        for inner in bodies(node):
+            _enter_nodes(inner, seen, ledger, body=True)
+        for fact in _facts(node, seen, ledger):
+            ledger.enter(node, replace(fact, refit=False) if body and isinstance(fact, Linear) else fact)
+
+
+def _facts(node: ir.Node, seen: _Seen, ledger: Ledger) -> Iterable[Fact]:
     known = RULES.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
     values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.name]
-    captured = [labels for value in captured_values(node) for labels in ledger.labels.get(value, ())]
-    if known is None or captured or not all(trace.knows(value) for value in values):
-        given = [label for value in node.inputs if value is not None for label in ledger.labels.get(value, ())]
-        reason = f"{node.op_type} ({node.name}) has no rule" if not captured else f"the body of {node.name} reads it"
-        return [Fixed(label.atoms, reason) for label in (*given, *captured)]
-    return known(Op(node, opsets.get(node.domain, opsets.get("", 1)), ledger.labels, trace, ledger.fresh, opened))
+    unknown = [value for value in values if not seen.trace.knows(value)]
+    if known is None or unknown:
+        ends = [value for body in bodies(node) for value in body.outputs]
+        entering = (value for value in (*node.inputs, *ends) if value is not None)
+        given = [label for value in entering for label in ledger.labels.get(value, ())]
+        reason = (
+            f"{node.op_type} ({node.name}) {_unruled(seen.model, node) if known is None else 'is not known to run'}"
+        )
+        return [Fixed(label.atoms, reason) for label in given]
+    opset = seen.model.opset_imports.get(node.domain, seen.model.opset_imports.get("", 1))
+    return known(Op(node, opset, ledger.labels, seen.trace, ledger.fresh, seen.opened))
+
+
+def _unruled(model: ir.Model, node: ir.Node) -> str:
+    function = callee(model, node)
+    return "has no rule" if function is None else why_not_inlined(model, function) or "is a local function"
 
 
 def _fix_all(ledger: Ledger, labels: Labels, reason: str) -> None:
     ledger.fixed += [Fixed(label.atoms, reason) for label in labels]
 
 
-def _join_shared_constants(model: ir.Model, ledger: Ledger) -> None:
+def _join_shared_constants(ledger: Ledger) -> None:
     """A constant that several nodes read is sliced once: its uses go together, or it stays whole."""
     by_value: dict[ir.Value, list[Slot]] = defaultdict(list)
     for slot in ledger.slots:
         if slot.reader is not None:
             by_value[slot.value].append(slot)
-    captured = {value for node in model.graph for value in captured_values(node)}
     for value, slots in by_value.items():
         readers = {node for node, _ in value.uses()}
-        if readers != {slot.reader for slot in slots} or value in captured or value.is_graph_output():
+        if readers != {slot.reader for slot in slots} or value.is_graph_output():
             reason = f"{value.name!r} is also read where its channels are not known"
             ledger.fixed += [Fixed(slot.label.atoms, reason) for slot in slots]
         elif len(slots) > 1:

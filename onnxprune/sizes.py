@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import onnx_ir as ir
 
-from onnxprune.graph import captured_values
+from onnxprune.graph import bodies, every_node
 from onnxprune.labels import Labels
 from onnxprune.op_rules.facts import Fixed
 from onnxprune.op_rules.registry import labelled_axis
@@ -18,20 +18,19 @@ def loose_sizes(
     model: ir.Model, trace: Trace, labelled: Mapping[ir.Value, Labels], settled: Collection[tuple[ir.Node, int, int]]
 ) -> list[Fixed]:
     """Fix the axes whose size ends up in anything but a shape that a rule settled: 1 / √C, a Range, an output."""
-    if not any(
-        node.op_type == "Shape" and labelled.get(value) for node in model.graph for value in node.inputs if value
-    ):
+    nodes = list(every_node(model))
+    if not any(node.op_type == "Shape" and labelled.get(value) for node in nodes for value in node.inputs if value):
         return []
     seen: dict[tuple[ir.Node, int], set[int]] = defaultdict(set)
     for node, index, element in settled:
         seen[node, index].add(element)
     found: list[Fixed] = []
-    for node in model.graph:
+    for node in nodes:
         for index, value in enumerate(node.inputs):
             if value is not None and not _carries(node, index, trace):
                 skipped = seen.get((node, index), set())
                 found += _sizes_in(value, skipped, node.name or node.op_type, trace, labelled)
-        for value in captured_values(node):
+        for value in (value for body in bodies(node) for value in body.outputs):
             found += _sizes_in(value, (), f"the body of {node.name}", trace, labelled)
     for value in model.graph.outputs:
         found += _sizes_in(value, (), "the outputs of the model", trace, labelled)

@@ -8,7 +8,16 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnxprune.dependency import Analysis, Keep
-from onnxprune.graph import Array, add_constant, array_of, names_in, nodes_by_name, replace_constant, values_by_name
+from onnxprune.graph import (
+    Array,
+    add_constant,
+    array_of,
+    every_node,
+    names_in,
+    nodes_by_name,
+    replace_constant,
+    values_by_name,
+)
 from onnxprune.labels import Label
 from onnxprune.op_rules.facts import Index, Size
 
@@ -100,7 +109,8 @@ def _replace_input(graph: ir.Graph, node: ir.Node, place: int, numbers: Array, t
         and given.is_initializer()
         and not (given.uses() or given.is_graph_output() or given.is_graph_input())
     ):
-        del graph.initializers[given.name or ""]
+        assert given.graph is not None
+        del given.graph.initializers[given.name or ""]
 
 
 def _renumber(model: ir.Model, indices: Sequence[Index], keep: Keep) -> None:
@@ -132,7 +142,7 @@ def _name_squeezed_axes(analysis: Analysis, model: ir.Model, keep: Keep) -> None
     """A Squeeze without axes would also drop a channel axis of which one position stays: it is told which to drop."""
     nodes = nodes_by_name(model)
     changed = {slot.value for slot in analysis.slots if slot.reader is None and _loses(slot.label, keep)}
-    for node in analysis.model.graph:
+    for node in every_node(analysis.model):
         given = node.inputs[0] if node.op_type == "Squeeze" and node.outputs[0] in changed else None
         if given is None or "axes" in node.attributes or (len(node.inputs) > 1 and node.inputs[1] is not None):
             continue

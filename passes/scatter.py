@@ -5,7 +5,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnxprune.dependency import Analysis, Keep
-from onnxprune.graph import Array, add_constant, array_of, nodes_by_name, replace_constant, values_by_name
+from onnxprune.graph import Array, add_constant, array_of, constants, nodes_by_name, replace_constant, values_by_name
 from onnxprune.grouping import Slot
 from onnxprune.op_rules.part import PARTS, Part
 from onnxprune.passes.remove import selector
@@ -20,7 +20,7 @@ def scatter(analysis: Analysis, slim: ir.Model, keep: Keep) -> ir.Model:
     model = analysis.model.clone()
     finals, wides = values_by_name(slim), values_by_name(model)
     slots = analysis.param_slots()
-    for original in analysis.model.graph.initializers.values():
+    for original in constants(analysis.model):
         final = finals.get(original.name or "")
         if final is not None and final.const_value is not None:
             wide = _scattered(array_of(original), array_of(final), slots.get(original, []), keep)
@@ -46,7 +46,8 @@ def _mask_sums(analysis: Analysis, model: ir.Model, keep: Keep) -> None:
         mask = selector(shape, [slot.label], keep).astype(dtype.numpy())
         product = ir.node("Mul", [given, add_constant(model.graph, f"{node.name}.mask", mask, dtype)])
         product.name, product.outputs[0].name = f"{node.name}.masked.{index}", f"{node.name}::masked.{index}"
-        model.graph.insert_before(node, product)
+        assert node.graph is not None
+        node.graph.insert_before(node, product)
         node.replace_input_with(index, product.outputs[0])
 
 
