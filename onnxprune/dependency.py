@@ -78,17 +78,18 @@ class Ledger:
             self.summed.append(Slot(_given(node, fact.index), fact.label, True, node))
         elif isinstance(fact, Part):
             self.parts.append(Slot(_given(node, 0), fact.label, False, node))
-        elif isinstance(fact, Tie):
-            self.ties.append((fact.left.reshape(-1), fact.right.reshape(-1)))
         elif isinstance(fact, Lines):
             self.lines.append(fact)
         elif isinstance(fact, Settled):
             self.settled.add((node, fact.index, fact.element))
         else:
-            self._file(fact)
+            self.file(fact)
 
-    def _file(self, fact: Fixed | Balanced | Size | Follow | Index | Linear | Product) -> None:
+    def file(self, fact: Fact) -> None:
+        """File a fact that says itself what it is about."""
         match fact:
+            case Tie():
+                self.ties.append((fact.left.reshape(-1), fact.right.reshape(-1)))
             case Fixed():
                 self.fixed.append(fact)
             case Balanced():
@@ -184,7 +185,8 @@ def _collect(model: ir.Model, trace: Trace, opened: Collection[str]) -> Ledger:
     for value in model.graph.outputs:
         _fix_all(ledger, ledger.labels.get(value, ()), "it is an output of the model")
     _join_shared_constants(ledger)
-    ledger.fixed += loose_sizes(model, trace, ledger.labels, ledger.settled)
+    for fact in loose_sizes(model, trace, ledger.labels, ledger.settled):
+        ledger.file(fact)
     return ledger
 
 

@@ -20,6 +20,7 @@ from onnxprune.graph import (
 )
 from onnxprune.labels import Label
 from onnxprune.op_rules.facts import Index, Size
+from onnxprune.trace import Trace
 
 
 def remove(analysis: Analysis, keep: Keep) -> ir.Model:
@@ -31,7 +32,7 @@ def remove(analysis: Analysis, keep: Keep) -> ir.Model:
         if any(_loses(label, keep) for label in labels):
             replace_constant(values[original.name or ""], sliced(array_of(original), labels, keep))
     _renumber(model, [index for index in analysis.indices if _loses(index.label, keep)], keep)
-    _rewrite_sizes(model, [size for size in analysis.sizes if _loses(size.label, keep)], keep)
+    _rewrite_sizes(analysis, model, keep)
     _name_squeezed_axes(analysis, model, keep)
     _update_shapes(analysis, values, keep)
     return model
@@ -67,13 +68,16 @@ def _length(mask: Array, axis: int, labels: Sequence[Label], keep: Keep) -> int:
 
 
 def count(size: Size, keep: Keep) -> int:
-    """How many positions of a size's axis stay."""
+    """How many positions of a size's axis stay, or how many there were where the number is pinned."""
+    if size.pinned:
+        return size.current[size.element or 0]
     lines = np.moveaxis(keep[size.label.atoms], size.axis, 0)
     stays = np.asarray(lines.reshape(len(lines), -1).any(axis=1))
     return int(stays[: size.upto].sum())
 
 
-def _rewrite_sizes(model: ir.Model, sizes: Sequence[Size], keep: Keep) -> None:
+def _rewrite_sizes(analysis: Analysis, model: ir.Model, keep: Keep) -> None:
+    sizes = [size for size in analysis.sizes if _loses(size.label, keep)]
     nodes, taken = nodes_by_name(model), names_in(model.graph)
     by_place: dict[tuple[str, int | str], list[Size]] = defaultdict(list)
     for size in sizes:
@@ -81,20 +85,20 @@ def _rewrite_sizes(model: ir.Model, sizes: Sequence[Size], keep: Keep) -> None:
     for (name, place), here in by_place.items():
         if isinstance(place, int):
             given = nodes[name].inputs[place] if place < len(nodes[name].inputs) else None
-            _replace_input(model.graph, nodes[name], place, _new_numbers(given, here, keep), taken)
+            _replace_input(model.graph, nodes[name], place, _new_numbers(given, here, keep, analysis.trace), taken)
         else:
             _rewrite_attribute(nodes[name], place, here, keep)
     if any(size.current for size in sizes):  # what computed those sizes may be dead now
         RemoveUnusedNodesPass()(model)
 
 
-def _new_numbers(given: ir.Value | None, sizes: Sequence[Size], keep: Keep) -> Array:
+def _new_numbers(given: ir.Value | None, sizes: Sequence[Size], keep: Keep, trace: Trace) -> Array:
     constant = given is not None and given.const_value is not None
     dtype = np.int64 if given is None or given.dtype is None else given.dtype.numpy()
     numbers = array_of(given).copy() if given is not None and constant else np.array(sizes[0].current, dtype)
     for size in sizes:
         numbers.reshape(-1)[size.element] = count(size, keep)
-    return numbers
+    return numbers if given is None or constant else numbers.reshape(trace.shape(given))
 
 
 def _replace_input(graph: ir.Graph, node: ir.Node, place: int, numbers: Array, taken: set[str]) -> None:

@@ -178,11 +178,20 @@ def test_a_size_of_channels_times_positions_follows() -> None:
     check_every_removal(case)
 
 
-def test_a_size_that_ends_up_in_the_values_closes_the_group() -> None:
+def test_a_size_that_becomes_a_real_number_keeps_its_value() -> None:
+    """Attention's 1 / √d is computed from the width that the original has."""
     middle = "v = Reshape (h, hide) d = Shape (v) e = Gather (d, one0) q = Cast <to=1> (e) s = Sqrt (q) t = Div (h, s)"
     case = analysed(net(middle, {**NUMBERS, "hide": integers(0, -1, 6, 6)}))
+    assert widths(case) == {"Conv:c0": 8}
+    check_every_removal(case)
+
+
+def test_a_size_that_something_else_counts_by_closes_the_group() -> None:
+    middle = """v = Reshape (h, hide) d = Shape (v) e = Gather (d, one0) r = Range (zero0, e, one0)
+        u = ReduceSum <keepdims=0> (r) q = Cast <to=1> (u) t = Div (h, q)"""
+    case = analysed(net(middle, {**NUMBERS, "hide": integers(0, -1, 6, 6), "zero0": np.int64(0)}))
     assert widths(case) == {}
-    assert "its size is an operand of" in case.reasons()["Conv:c0"]
+    assert "its size is an operand of Range:r" in case.reasons()["Conv:c0"]
 
 
 def test_a_size_of_the_batch_closes_nothing() -> None:
