@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxprune.bench import bench
-from onnxprune.calibration.source import ImageOptions, Source, input_specs, load_labelled
+from onnxprune.calibration.source import ImageOptions, Source, Trial, input_specs, load_labelled
 from onnxprune.config import Config
 from onnxprune.errors import BadInput, BudgetNotMet
 from onnxprune.fidelity import Metric, accuracy, compare, load_metric
@@ -67,7 +67,7 @@ def open_judge(model: ir.Model, labelled: object, metric: str | None, config: Co
     if labelled is None:
         return None
     image = ImageOptions(config.image_size, config.mean, config.std, config.layout, config.channel_order)
-    return Judge("top-1 accuracy", load_labelled(str(labelled), input_specs(model), image), None)
+    return Judge("top-1 accuracy", load_labelled(str(labelled), input_specs(model), image, trial=Trial(model)), None)
 
 
 def measure(original: ir.Model, pruned: ir.Model, data: Data, judge: Judge | None, config: Config) -> Measured:
