@@ -19,7 +19,7 @@ _FIRST = {"channels": 3, "height": 224, "width": 224, "sequence": 64}
 _FAMILY = {"height": "side", "width": "side"}
 # 256 is near the first guess and suits every network that halves its images, wherever it joins them again; the others
 # fit networks for one size, and the cheapest come first.
-_SIDES = (256, 28, 32, 48, 64, 96, 112, 128, 160, 192, 240, 299, 320, 384, 416, 448, 512, 640)
+_SIDES = (256, 32, 28, 48, 64, 96, 112, 128, 160, 192, 240, 299, 320, 384, 416, 448, 512, 640)
 _LENGTHS, _WAVES = (32, 16, 8, 128, 256, 512, 1024, 2048), (4096, 8192, 16384, 32768, 65536)
 # Of these sizes any constant can be broadcast to, so that a model may run on them that means another.
 _LAST_LENGTHS = (4, 2, 1)

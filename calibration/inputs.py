@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnxprune.errors import BadInput
 
 _LAYOUT_OPS = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Expand"})
+_PICKING_OPS = frozenset({"Gather", "GatherElements", "Slice", "Split"})
 _TABLE_OPS = frozenset({"Cast", "Identity", "DequantizeLinear"})
 # onnxruntime's fused embedding: which input is looked up in which table.
 _FUSED_TABLES = {0: 2, 1: 4}
@@ -143,14 +144,16 @@ def _compared_with(node: ir.Node, index: int) -> np.ndarray | None:
 
 
 def _reached(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
+    """Every use of a value, or of some of its elements as they are."""
     # Seen by identity: exporters reuse no value object, but names may be empty.
     pending, seen = [value], {id(value)}
     while pending:
         for node, index in pending.pop().uses():
             yield node, index
-            if node.op_type in _LAYOUT_OPS and index == 0 and id(node.outputs[0]) not in seen:
-                seen.add(id(node.outputs[0]))
-                pending.append(node.outputs[0])
+            if node.op_type in _LAYOUT_OPS | _PICKING_OPS and index == 0:
+                new = [output for output in node.outputs if id(output) not in seen]
+                seen |= {id(output) for output in new}
+                pending += new
 
 
 def _table_rows(node: ir.Node, index: int) -> int | None:
