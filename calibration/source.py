@@ -21,9 +21,10 @@ from onnxprune.calibration.bind import Shape, bind_given, bind_known
 from onnxprune.calibration.feeds import spool_feeds
 from onnxprune.calibration.images import SUFFIXES, ImageOptions, ImageSource, image_shape, list_images
 from onnxprune.calibration.inputs import InputSpec, input_specs
+from onnxprune.calibration.settle import settle
 from onnxprune.calibration.spool import Archive, open_arrays
 from onnxprune.calibration.synthetic import SyntheticSource
-from onnxprune.calibration.trial import Trial, settle
+from onnxprune.calibration.trial import Trial
 from onnxprune.errors import BadInput
 
 __all__ = [

@@ -6,7 +6,7 @@ import pytest
 
 from onnxprune.calibration.bind import Shape, bind_given, bind_known, infer_layout, parse_input_shape
 from onnxprune.calibration.inputs import InputSpec, batch_axes, fixed_batch, input_specs
-from onnxprune.calibration.trial import settle
+from onnxprune.calibration.settle import settle
 from onnxprune.errors import BadInput
 
 F32, I64 = np.dtype(np.float32), np.dtype(np.int64)
