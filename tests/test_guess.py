@@ -122,6 +122,11 @@ def test_of_two_open_axes_only_the_one_that_must_differ_does() -> None:
     assert shapes(opened(model)) == {"x": (2, 64, 10)}
 
 
+def test_channels_are_read_off_the_first_convolution_and_the_sides_stay() -> None:
+    data = image_model("y = Conv (x, w)", {"w": (4, 12, 3, 3)}, "(float[N,C,H,W] x) => (float[N,4,A,B] y)")
+    assert shapes(data) == {"x": (2, 12, 224, 224)}
+
+
 def test_one_axis_may_have_to_differ_from_another_of_its_kind() -> None:
     body = "c = Concat <axis = 1> (past, x) s = Add (c, p) y = MatMul (s, w)"
     model = model_from_text(
