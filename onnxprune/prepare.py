@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnxprune.calibration.batchnorm_match import match
 from onnxprune.calibration.inputs import batch_axes, fixed_batch
 from onnxprune.calibration.recorded import Recorded
-from onnxprune.calibration.source import ImageOptions, Source, input_specs, open_calibration
+from onnxprune.calibration.source import ImageOptions, Source, Trial, input_specs, open_calibration
 from onnxprune.calibration.window import Window, batch_of, cut
 from onnxprune.config import Config
 from onnxprune.dependency import Analysis, Closed, Group, analyse
@@ -81,7 +81,14 @@ def open_data(model: ir.Model, calib: object, config: Config, matched: bool = Tr
     wanted = config.samples or DEFAULT_SAMPLES
     batch = min(config.batch_size, wanted)
     opened = open_calibration(
-        calib, specs, config.input_shape, samples=wanted + HELD_OUT, batch_size=batch, seed=config.seed, image=image
+        calib,
+        specs,
+        config.input_shape,
+        samples=wanted + HELD_OUT,
+        batch_size=batch,
+        seed=config.seed,
+        image=image,
+        trial=Trial(model),
     )
     with _blamed(opened.guesses):
         source, axes = match(model, opened.source) if matched else opened.source, batch_axes(opened.specs)
