@@ -18,6 +18,8 @@ def to_matrix(linear: Linear, weight: Array) -> Array:
     if linear.kind == "conv_transpose":
         blocks = _flipped(weight).reshape(groups, -1, *weight.shape[1:])
         return np.swapaxes(blocks, 1, 2).reshape(groups, weight.shape[1], -1)
+    if linear.kind == "recurrent":
+        return weight
     return (weight if _rows_first(linear) else weight.T)[None]
 
 

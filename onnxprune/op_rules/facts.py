@@ -105,7 +105,7 @@ class Index:
     label: Label
 
 
-Kind = Literal["conv", "conv_transpose", "gemm", "matmul", "left_matmul"]
+Kind = Literal["conv", "conv_transpose", "gemm", "matmul", "left_matmul", "recurrent"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,8 @@ class Linear:
     """A layer Y = X Wᵀ + b with a constant weight, in `groups` independent blocks.
 
     `features` (groups, F) and `outputs` (groups, n) hold the atom of each column of X and of Y. `refit` is false
-    where columns of X do not mix (depthwise). `macs` counts the multiply–adds of one weight element in the traced run.
+    where columns of X do not mix (depthwise) or Y comes back as X (recurrent). `macs` counts the multiply–adds of one
+    weight element in the traced run.
     """
 
     node: ir.Node
