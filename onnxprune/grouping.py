@@ -43,6 +43,11 @@ class Group:
         return int(self.units.size)
 
     @property
+    def loops(self) -> tuple[Linear, ...]:
+        """The writers that read what they made a step before, as well."""
+        return tuple(linear for linear in self.writers if linear.x is linear.y)
+
+    @property
     def row_count(self) -> int:
         """How many rows must lose equally many; 1 where the choice is free."""
         return 1 if self.rows is None else int(self.rows.max()) + 1

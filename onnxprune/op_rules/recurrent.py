@@ -59,12 +59,16 @@ def _weights(op: Op, units: Atoms) -> Facts:
         yield Param(B, _placed(0, 1, np.tile(gated, 2)))
     if op.has(PEEPHOLES):
         yield Param(PEEPHOLES, _placed(0, 1, np.tile(units, 3)))
-    made = op.node.outputs[op.outputs()[0]]
-    steps, features = prod(op.shape()[:2]), np.tile(inner, (len(units), 1))
-    for index, x, read in ((W, op.input(0), features), (R, made, units)):
-        yield Linear(
-            op.node, "recurrent", x, op.input(index), None, made, len(units), read, gated, macs=steps, refit=False
-        )
+    yield from _layers(op, units, gated)
+
+
+def _layers(op: Op, units: Atoms, gated: Atoms) -> Facts:
+    """The weights of the input make a plain layer of all gates; the recurrent ones read what they make."""
+    steps, made = prod(op.shape()[:2]), op.node.outputs[op.outputs()[0]]
+    bias = op.input(B) if op.has(B) else None
+    read, outputs = op.atoms(2)[None], gated.reshape(1, -1)
+    yield Linear(op.node, "recurrent", op.input(0), op.input(W), bias, made, 1, read, outputs, steps, op.has(B))
+    yield Linear(op.node, "recurrent", made, op.input(R), None, made, len(units), units, gated, steps, refit=False)
 
 
 def _state(op: Op, index: int, units: Atoms) -> Facts:
