@@ -7,7 +7,7 @@ from graph_text import Weights, integers, model_from_text
 from hypothesis import strategies as st
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
-STATES = ("", "constant", "zeros", "learned")
+STATES = ("", "constant", "zeros", "filled", "learned")
 FEATURES, STEPS = 4, 5
 
 
@@ -38,7 +38,8 @@ class Network:
         j = Relu (i)
         n = Shape <start=0, end=1> (x)
         z = Concat <axis=0> (d, n, h)
-        zeros = ConstantOfShape <value=float[1]{{0.3}}> (z)
+        zeros = ConstantOfShape (z)
+        filled = ConstantOfShape <value=float[1]{{0.3}}> (z)
         learned = Expand (some, z)
         lengths = ConstantOfShape <value=int32[1]{{3}}> (n)
         {self._layer("j", "a")}
@@ -62,13 +63,15 @@ class Network:
 
     def _layer(self, x: str, name: str) -> str:
         """LSTM, GRU or RNN on `x`; an empty operand where an input is left out."""
-        given = {"": "", "constant": f"{name}_state", "zeros": "zeros", "learned": "learned"}
         inputs = [x, f"{name}_w", f"{name}_r_w", f"{name}_b" if self.bias else "", "lengths" if self.lengths else ""]
-        inputs.append(given[self.state])
+        inputs.append(self._given(self.state, name))
         if self.kind == "LSTM":
-            inputs += [given[self.cell], f"{name}_peep" if self.peepholes else ""]
+            inputs += [self._given(self.cell, name), f"{name}_peep" if self.peepholes else ""]
         attributes = f'hidden_size={self.hidden}, direction="{self.direction}"{self.attributes}'
         return f"{name}, {name}_last = {self.kind} <{attributes}> ({', '.join(inputs)})"
+
+    def _given(self, state: str, name: str) -> str:
+        return f"{name}_state" if state == "constant" else state
 
     def _constants(self, name: str, features: int) -> Weights:
         d, h, rows = self.directions, self.hidden, GATES[self.kind] * self.hidden
