@@ -7,6 +7,7 @@ connected components, so no result depends on the order in which ties are met.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,7 @@ from onnxprune.op_rules.facts import (
     Summed,
     Tie,
 )
+from onnxprune.op_rules.registry import unasked
 from onnxprune.sizes import loose_sizes
 from onnxprune.trace import Trace
 from onnxprune.units import Constraints, resolve
@@ -184,7 +186,8 @@ def _facts(node: ir.Node, opsets: Mapping[str, int], ledger: Ledger, trace: Trac
         given = [label for value in node.inputs if value is not None for label in ledger.labels.get(value, ())]
         reason = f"{node.op_type} ({node.name}) has no rule" if not captured else f"the body of {node.name} reads it"
         return [Fixed(label.atoms, reason) for label in (*given, *captured)]
-    return known(Op(node, opsets.get(node.domain, opsets.get("", 1)), ledger.labels, trace, ledger.fresh))
+    op = Op(node, opsets.get(node.domain, opsets.get("", 1)), ledger.labels, trace, ledger.fresh)
+    return chain(known(op), unasked(op))
 
 
 def _fix_all(ledger: Ledger, labels: Labels, reason: str) -> None:

@@ -1,7 +1,6 @@
 """ConstantOfShape and Expand: positions that all hold the same can go, and the size that made them follows."""
 
 import numpy as np
-import pytest
 from graph_text import Weights, integers, model_from_text
 from op_case import facts_of, fixed, outs, params, sizes
 from removal import Case, analysed, check_every_removal
@@ -9,6 +8,7 @@ from removal import Case, analysed, check_every_removal
 from onnxprune.op_rules.facts import Settled
 
 X = {"x": (2, 4, 5)}
+ROWS = {"rows": np.array([[3, 0, 8, 1]]), "k": integers(4)}
 SHAPE = "n = Shape <start=0, end=1> (x) s = Concat <axis=0> (n, k) "
 
 
@@ -21,8 +21,8 @@ def test_a_constant_size_makes_positions_that_can_go() -> None:
 def test_expand_repeats_a_scalar_and_a_single_position() -> None:
     constant = facts_of(SHAPE + "y = Expand (zero, s)", X, {}, {"k": integers(3), "zero": np.zeros(1, np.float32)})
     assert outs(constant) == {(1,): [100, 101, 102]}
-    facts = facts_of("t = Cast <to=1> (x) y = Expand (t, s)", {"x": (2, 1, 5)}, {}, {"s": integers(1, 3, 1)})
-    assert outs(facts) == {}  # what it is made of is not declared, so it may be indices
+    facts = facts_of("y = Expand (x, s)", {"x": (2, 1, 5)}, {}, {"s": integers(1, 3, 1)})
+    assert outs(facts) == {(1,): [100, 101, 102]}
 
 
 def test_a_constant_that_is_repeated_loses_positions_of_its_own() -> None:
@@ -39,9 +39,19 @@ def test_a_size_taken_from_channels_takes_them_along() -> None:
     assert fixed(facts) == sizes(facts) == []
 
 
-@pytest.mark.parametrize("node", ["ConstantOfShape (n)", "ConstantOfShape <value=int64[1]{1}> (s)"])
-def test_vectors_and_integers_may_be_settings_and_carry_nothing(node: str) -> None:
-    assert outs(facts_of(SHAPE + f"y = {node}", X, {}, {"k": integers(1, 3)})) == {}
+def test_positions_stay_where_an_operator_takes_them_as_a_setting() -> None:
+    body = "i = Expand (rows, s) e = Gather (table, i) m = MatMul (e, e_w) p = MatMul (a, b_w) y = Add (p, m)"
+    weights: Weights = {"a_w": (5, 6), "b_w": (6, 3), "e_w": (7, 3), "table": (9, 7)}
+    case = whole("n = Shape <start=0, end=1> (x) s = Concat <axis=0> (n, k) " + body, {**weights, **ROWS})
+    assert case.widths() == {"MatMul:a": 6}
+    check_every_removal(case)
+
+
+def test_a_shape_that_is_filled_with_ones_stays_as_it_is() -> None:
+    body = "r = ConstantOfShape <value=int64[1]{1}> (three) e = Expand (a, r) y = MatMul (e, b_w)"
+    case = whole(body, {"a_w": (5, 6), "b_w": (6, 3), "three": integers(3)})
+    assert case.widths() == {"MatMul:a": 6}
+    check_every_removal(case)
 
 
 def whole(body: str, weights: Weights) -> Case:

@@ -2,8 +2,6 @@
 
 from collections.abc import Generator
 
-import onnx_ir as ir
-
 from onnxprune.labels import Label, Labels
 from onnxprune.op_rules.facts import Fact, Facts, Out, Param, Settled
 from onnxprune.op_rules.registry import Op, follows, labelled_axis, rule
@@ -12,17 +10,10 @@ from onnxprune.op_rules.registry import Op, follows, labelled_axis, rule
 @rule("ConstantOfShape")
 def constant_of_shape(op: Op) -> Facts:
     """One value everywhere."""
-    value = op.attr("value")
     labels: Labels = ()
-    if plain(op, ir.DataType.FLOAT if value is None else value.dtype):
-        for axis in range(len(op.out_shape())):
-            labels += yield from repeated(op, 0, axis, axis)
+    for axis in range(len(op.out_shape())):
+        labels += yield from repeated(op, 0, axis, axis)
     yield Out(0, labels)
-
-
-def plain(op: Op, dtype: ir.DataType | None) -> bool:
-    """Whether the result is a tensor of numbers: a vector, or integers, may be settings of another operator."""
-    return len(op.out_shape()) > 1 and dtype is not None and dtype.is_floating_point()
 
 
 def own(op: Op) -> Generator[Fact, None, Labels]:

@@ -6,7 +6,7 @@ import numpy.typing as npt
 from onnxprune.graph import SAMPLER
 from onnxprune.labels import Atoms, Label, Labels, on, reshaped, transposed
 from onnxprune.op_rules.facts import Facts, Fixed, Follow, Index, Out, Param
-from onnxprune.op_rules.fill import own, plain, repeated
+from onnxprune.op_rules.fill import own, repeated
 from onnxprune.op_rules.registry import Op, fix, follows, labelled_axis, rule, stays_whole
 
 
@@ -62,8 +62,7 @@ def expand(op: Op) -> Facts:
     """Axes of size one are repeated; the others pass, and a size that holds channels is rewritten."""
     shift = len(op.out_shape()) - len(op.shape())
     skipped = len(op.out_shape()) - (op.trace.shape(op.input(1))[0])
-    free = plain(op, op.input(0).dtype)
-    labels = (yield from own(op)) if free and op.constant(0) else op.labels()
+    labels = (yield from own(op)) if op.constant(0) else op.labels()
     labels = tuple(label.moved(shift) for label in labels)
     widened = tuple(x for x in labels if any(op.out_shape()[a] != op.shape()[a - shift] for a in x.axes))
     yield from fix(widened, "Expand repeats its single position")
@@ -72,7 +71,7 @@ def expand(op: Op) -> Facts:
         for position, axis in enumerate(label.axes):
             if axis >= skipped:
                 yield from follows(op, 1, axis - skipped, label, position)
-    for axis in range(skipped, len(op.out_shape())) if free else ():
+    for axis in range(skipped, len(op.out_shape())):
         if axis < shift or op.shape()[axis - shift] == 1:
             kept += yield from repeated(op, 1, axis - skipped, axis)
     yield Out(0, kept)
