@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from graph_text import model_from_text
+from graph_text import Weights, integers, model_from_text
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from op_case import balanced, facts_of, fixed, linears, outs, params, sizes, ties
@@ -23,6 +23,7 @@ LABELLED = {"x": {(2,): [0, 1, 2, 3]}}
 RNN = {"w": (1, 2, 4), "r": (1, 2, 2)}
 LSTM = {"w": (1, 8, 4), "r": (1, 8, 2), "b": (1, 16), "p": (1, 6)}
 BOTH = {"w": (2, 6, 4), "r": (2, 6, 2), "b": (2, 12)}
+SPLIT = "f, g = Split <axis=1> (a, halves) h = Squeeze (f, one) i = Squeeze (g, one) "
 quick = settings(max_examples=60, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
@@ -182,4 +183,23 @@ def test_states_of_two_layers_side_by_side_lose_the_same() -> None:
     model.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(a), name) for name, a in extra.items())
     case = analysed(model)
     assert case.widths() == {"MatMul:i": 6, "GRU:a": 4}
+    check_every_removal(case)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        SPLIT + "j = Concat <axis=2> (h, i)",
+        SPLIT + "k = Add (h, i) j = Concat <axis=2> (k, i)",
+        "h = Gather <axis=1> (a, first) i = Gather <axis=1> (a, second) j = Concat <axis=2> (i, h)",
+        "f = Slice (a, one, two, one) h = Squeeze (f, one) j = Concat <axis=2> (h, h)",
+    ],
+)
+def test_directions_may_part_and_meet_again(body: str) -> None:
+    weights: Weights = {"a_w": (2, 12, 4), "a_r_w": (2, 12, 4), "out_w": (8, 3), "one": integers(1), "two": integers(2)}
+    weights |= {"halves": integers(1, 1), "first": np.int64(0), "second": np.int64(1)}
+    start = 't = Transpose <perm=[1,0,2]> (x) a = GRU <hidden_size=4, direction="bidirectional"> (t, a_w, a_r_w)'
+    text = f"{start} {body} m = MatMul (j, out_w) y = Transpose <perm=[1,0,2]> (m)"
+    case = analysed(model_from_text("(float[N,5,4] x) => (float[N,5,3] y)", text, weights))
+    assert case.widths() == {"GRU:a": 4}
     check_every_removal(case)
