@@ -35,7 +35,8 @@ class Network:
         body = f"""
         t = Transpose <perm=[1,0,2]> (x)
         i = MatMul (t, in_w)
-        j = Relu (i)
+        ib = Add (i, in_b)
+        j = Relu (ib)
         n = Shape <start=0, end=1> (x)
         z = Concat <axis=0> (d, n, h)
         zeros = ConstantOfShape (z)
@@ -55,7 +56,7 @@ class Network:
         q = Unsqueeze (p, one)
         y = Add (w, q)
         """
-        weights: Weights = {"in_w": (FEATURES, 6), "out_w": (d * h, 3), "last_w": (d * h, 3)}
+        weights: Weights = {"in_w": (FEATURES, 6), "in_b": (6,), "out_w": (d * h, 3), "last_w": (d * h, 3)}
         weights |= {"d": integers(d), "h": integers(h), "some": (d, 1, h), "one": integers(1)}
         weights |= {"flat": integers(0, 0, d * h), "rows": integers(-1, d * h)}
         weights |= self._constants("a", 6) | self._constants("b", d * h)

@@ -47,9 +47,10 @@ def constant(model: onnx.ModelProto, name: str) -> np.ndarray:
 def test_weights_of_the_input_take_over_what_a_removed_channel_said(kind: str, direction: str) -> None:
     """One channel says the same as another, and one is constant: after both go nothing is lost."""
     model = Network(kind, direction, 4).model()
-    dense = constant(model, "in_w").copy()
+    dense, bias = constant(model, "in_w").copy(), constant(model, "in_b").copy()
     dense[:, 5], dense[:, 4] = 0.5 * dense[:, 3], 0.0
-    model = changed(model, "in_w", dense)
+    bias[5], bias[4] = 0.5 * bias[3], 0.7
+    model = changed(changed(model, "in_w", dense), "in_b", bias)
     found = prune(model, steps(64), ratios={"MatMul:i": 0.34}, samples=60).model
     assert constant(found, "in_w").shape == (4, 4)
     assert error(found, model, steps(8)) < 0.02
