@@ -16,7 +16,7 @@ from onnxprune.graph import Array, array_of
 from onnxprune.layers import Layer
 from onnxprune.parallel import ahead, each, share
 from onnxprune.runtime import open_session, run
-from onnxprune.weights import to_matrix
+from onnxprune.weights import to_matrix, to_vector
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -170,5 +170,5 @@ def _target(layer: Layer, rows: Rows, weight: Rows) -> Rows:
     """Y = X Wᵀ + b from the rows themselves: (k, groups · n)."""
     blocks = np.matmul(rows, weight)  # (groups, k, n)
     outputs = np.moveaxis(blocks, 0, 1).reshape(rows.shape[1], -1)
-    bias = 0.0 if layer.bias is None else array_of(layer.bias).astype(np.float32).reshape(-1)
+    bias = 0.0 if layer.bias is None else to_vector(layer.linear, array_of(layer.bias)).astype(np.float32)
     return np.asarray(outputs + bias, np.float32)

@@ -7,6 +7,7 @@ connected components, so no result depends on the order in which ties are met.
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,7 @@ from onnxprune.op_rules.facts import (
     Summed,
     Tie,
 )
+from onnxprune.op_rules.registry import unasked
 from onnxprune.resolve import resolve
 from onnxprune.sizes import loose_sizes
 from onnxprune.trace import Trace
@@ -224,7 +226,8 @@ def _facts(node: ir.Node, seen: _Seen, ledger: Ledger) -> Iterable[Fact]:
         )
         return [Fixed(label.atoms, reason) for label in given]
     opset = seen.model.opset_imports.get(node.domain, seen.model.opset_imports.get("", 1))
-    return known(Op(node, opset, ledger.labels, seen.trace, ledger.fresh, seen.opened))
+    op = Op(node, opset, ledger.labels, seen.trace, ledger.fresh, seen.opened)
+    return chain(known(op), unasked(op))
 
 
 def _unruled(model: ir.Model, node: ir.Node) -> str:

@@ -19,7 +19,7 @@ from onnxprune.layers import Layer
 from onnxprune.pairs import find_pairs
 from onnxprune.parallel import each
 from onnxprune.solve import Block, reservoir_share, worst
-from onnxprune.weights import from_matrix, to_matrix
+from onnxprune.weights import from_matrix, from_vector, to_matrix, to_vector
 
 Tick = Callable[[], None]
 
@@ -152,7 +152,7 @@ def _solve(layer: Layer, keep: Keep, blocks: Sequence[Block], values: dict[str, 
     assert layer.bias is not None
     bias = values[layer.bias.name or ""]
     priors = to_matrix(linear, array_of(weight)).astype(np.float64)
-    biases = np.split(array_of(bias).astype(np.float64).reshape(-1), linear.groups)
+    biases = np.split(to_vector(linear, array_of(bias)).astype(np.float64), linear.groups)
     units = [features[keep[features]] for features in linear.features]
     solved = [
         block.solve(prior, own) if mode == "lsq" else block.scale(prior, own, unit)
@@ -160,5 +160,5 @@ def _solve(layer: Layer, keep: Keep, blocks: Sequence[Block], values: dict[str, 
     ]
     matrix = np.stack([solution.weight for solution in solved])
     replace_constant(weight, from_matrix(linear, matrix, array_of(weight).shape))
-    replace_constant(bias, np.concatenate([s.bias for s in solved]).reshape(array_of(bias).shape))
+    replace_constant(bias, from_vector(linear, np.concatenate([s.bias for s in solved]), array_of(bias)))
     return Rebuilt(layer.name, *worst(solved))

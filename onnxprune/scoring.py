@@ -1,6 +1,6 @@
 """Groups and statistics to problems, problems to selections, selections to error-against-width curves."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from threading import Lock
@@ -84,7 +84,7 @@ def score(
         made = [(*moments.reader(group, linear, block, analysis.units), block) for linear, block in readers]
         reading = [found for found in made if np.any(found[0].channel >= 0)]
         writers = tuple(_writer(group, linear, analysis.units) for linear in group.writers)
-        own = tuple(reader for reader, _, _ in reading)
+        own = (*(reader for reader, _, _ in reading), *_looped(group, reading, analysis.units))
         problem = Problem(group.name, group.width, own, writers, group.rows, seed + number)
         judges = tuple(Judge(reader, held, block) for reader, held, block in reading if held is not None)
         selection = criterion.select(problem, options)
@@ -122,6 +122,21 @@ class _Moments:
             return Reader(name, weight, None, channel, found.variance.variance()[block]), None
         solve, held = self._made[name, block]
         return Reader(name, weight, solve, channel), held
+
+
+def _looped(group: Group, reading: Sequence[tuple[Reader, HeldOut | None, int]], units: int) -> Iterator[Reader]:
+    """What units read of each other a step later: not solved for, but their variances are known from other readers."""
+    position = group.positions(units)
+    seen, times = np.zeros(group.width), np.zeros(group.width)
+    for reader, _, _ in reading:
+        mine = reader.channel >= 0
+        np.add.at(seen, reader.channel[mine], reader.variances()[mine])
+        np.add.at(times, reader.channel[mine], 1)
+    variance = np.where(times > 0, seen / np.maximum(times, 1), 1.0)
+    for linear in group.loops:
+        weight = to_matrix(linear, array_of(linear.weight)).astype(np.float64)
+        for block, features in zip(weight, position[linear.features], strict=True):
+            yield Reader(linear.weight.name or "", block, None, features, variance[features])
 
 
 def _moments(statistics: LayerStatistics, linear: Linear, block: int) -> tuple[Moments, HeldOut]:

@@ -80,5 +80,9 @@ def indices(facts: Sequence[Fact]) -> list[list[int]]:
 
 
 def linear(facts: Sequence[Fact]) -> Linear:
-    (found,) = [f for f in facts if isinstance(f, Linear)]
+    (found,) = linears(facts)
     return found
+
+
+def linears(facts: Sequence[Fact]) -> list[Linear]:
+    return [f for f in facts if isinstance(f, Linear)]

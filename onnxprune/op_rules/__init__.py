@@ -4,7 +4,33 @@ A rule says which atoms its outputs carry, which go together, which constants ar
 hold a size. An operator without a rule is a barrier: it fixes the atoms that reach it, and says so.
 """
 
-from onnxprune.op_rules import control, elementwise, join, layout, linear, reduce
+from onnxprune.op_rules import (
+    attention,
+    control,
+    elementwise,
+    fill,
+    fused_norm,
+    join,
+    layout,
+    linear,
+    recurrent,
+    reduce,
+)
 from onnxprune.op_rules.registry import RULES, Op, Rule, rule
 
-__all__ = ["RULES", "Op", "Rule", "control", "elementwise", "join", "layout", "linear", "reduce", "rule"]
+__all__ = [
+    "RULES",
+    "Op",
+    "Rule",
+    "attention",
+    "control",
+    "elementwise",
+    "fill",
+    "fused_norm",
+    "join",
+    "layout",
+    "linear",
+    "recurrent",
+    "reduce",
+    "rule",
+]

@@ -6,6 +6,7 @@ import numpy.typing as npt
 from onnxprune.graph import SAMPLER
 from onnxprune.labels import Atoms, Label, Labels, on, reshaped, transposed
 from onnxprune.op_rules.facts import Facts, Fixed, Follow, Index, Out, Param
+from onnxprune.op_rules.fill import own, repeated
 from onnxprune.op_rules.registry import Op, fix, follows, labelled_axis, rule, stays_whole
 
 
@@ -61,7 +62,8 @@ def expand(op: Op) -> Facts:
     """Axes of size one are repeated; the others pass, and a size that holds channels is rewritten."""
     shift = len(op.out_shape()) - len(op.shape())
     skipped = len(op.out_shape()) - (op.trace.shape(op.input(1))[0])
-    labels = tuple(label.moved(shift) for label in op.labels())
+    labels = (yield from own(op)) if op.constant(0) else op.labels()
+    labels = tuple(label.moved(shift) for label in labels)
     widened = tuple(x for x in labels if any(op.out_shape()[a] != op.shape()[a - shift] for a in x.axes))
     yield from fix(widened, "Expand repeats its single position")
     kept = tuple(label for label in labels if label not in widened)
@@ -69,6 +71,9 @@ def expand(op: Op) -> Facts:
         for position, axis in enumerate(label.axes):
             if axis >= skipped:
                 yield from follows(op, 1, axis - skipped, label, position)
+    for axis in range(skipped, len(op.out_shape())):
+        if axis < shift or op.shape()[axis - shift] == 1:
+            kept += yield from repeated(op, 1, axis - skipped, axis)
     yield Out(0, kept)
 
 
@@ -134,7 +139,7 @@ def _without(label: Label, axis: int, position: int) -> Labels:
     return (Label(left, np.asarray(label.atoms.take(position, axis=label.axes.index(axis)))),) if left else ()
 
 
-@rule("Shape", "ConstantOfShape", "Range")
+@rule("Shape", "Range")
 def channel_free(op: Op) -> Facts:
     """Sizes are read, not channels: where they go is looked at in `sizes.py`."""
     for index in op.outputs():
