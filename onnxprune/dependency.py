@@ -16,6 +16,7 @@ from onnxprune.graph import captured_values
 from onnxprune.grouping import Closed, Group, Slot, group_units
 from onnxprune.labels import Atoms, Label, Labels
 from onnxprune.op_rules import RULES, Op
+from onnxprune.op_rules.barriers import BARRIERS
 from onnxprune.op_rules.facts import (
     Balanced,
     Fact,
@@ -177,12 +178,14 @@ def _collect(model: ir.Model, trace: Trace) -> Ledger:
 
 
 def _facts(node: ir.Node, opsets: Mapping[str, int], ledger: Ledger, trace: Trace) -> Iterable[Fact]:
-    known = RULES.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
+    key = ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
+    known = RULES.get(key)
     values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.name]
     captured = [labels for value in captured_values(node) for labels in ledger.labels.get(value, ())]
     if known is None or captured or not all(trace.knows(value) for value in values):
         given = [label for value in node.inputs if value is not None for label in ledger.labels.get(value, ())]
-        reason = f"{node.op_type} ({node.name}) has no rule" if not captured else f"the body of {node.name} reads it"
+        why = BARRIERS.get(key, "has no rule") if known is None else "has a result of no known shape"
+        reason = f"{node.op_type} ({node.name}) {why}" if not captured else f"the body of {node.name} reads it"
         return [Fixed(label.atoms, reason) for label in (*given, *captured)]
     return known(Op(node, opsets.get(node.domain, opsets.get("", 1)), ledger.labels, trace, ledger.fresh))
 

@@ -18,7 +18,8 @@ def to_matrix(linear: Linear, weight: Array) -> Array:
     if linear.kind == "conv_transpose":
         blocks = _flipped(weight).reshape(groups, -1, *weight.shape[1:])
         return np.swapaxes(blocks, 1, 2).reshape(groups, weight.shape[1], -1)
-    return (weight if _rows_first(linear) else weight.T)[None]
+    n, features = linear.outputs.shape[1], linear.features.shape[1]  # an Einsum's weight may spread them over axes
+    return (weight.reshape(n, features) if _rows_first(linear) else weight.reshape(features, n).T)[None]
 
 
 def from_matrix(linear: Linear, matrix: Array, shape: tuple[int, ...]) -> Array:

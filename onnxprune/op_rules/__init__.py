@@ -4,7 +4,37 @@ A rule says which atoms its outputs carry, which go together, which constants ar
 hold a size. An operator without a rule is a barrier: it fixes the atoms that reach it, and says so.
 """
 
-from onnxprune.op_rules import elementwise, join, layout, linear, reduce
+from onnxprune.op_rules import (
+    along,
+    blocks,
+    einsum,
+    elementwise,
+    fused,
+    indexing,
+    join,
+    layout,
+    linear,
+    norm,
+    reduce,
+    sampling,
+)
 from onnxprune.op_rules.registry import RULES, Op, Rule, rule
 
-__all__ = ["RULES", "Op", "Rule", "elementwise", "join", "layout", "linear", "reduce", "rule"]
+__all__ = [
+    "RULES",
+    "Op",
+    "Rule",
+    "along",
+    "blocks",
+    "einsum",
+    "elementwise",
+    "fused",
+    "indexing",
+    "join",
+    "layout",
+    "linear",
+    "norm",
+    "reduce",
+    "rule",
+    "sampling",
+]

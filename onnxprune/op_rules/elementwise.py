@@ -1,26 +1,31 @@
 """Rules of the operators that work position by position: their inputs' labels are tied, broadcast axes excepted."""
 
+from collections.abc import Collection, Generator, Mapping
+
 import numpy as np
 
-from onnxprune.labels import Label, Labels, on
-from onnxprune.op_rules.facts import Facts, Fixed, Out, Param, Tie
+from onnxprune.labels import Label, Labels, apart_from
+from onnxprune.op_rules.facts import Fact, Facts, Fixed, Out, Param, Tie
 from onnxprune.op_rules.registry import Op, fix, rule
 
 # fmt: off
 UNARY = [
-    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cast", "Ceil", "Celu", "Clip", "Cos", "Cosh",
-    "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN",
-    "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign",
-    "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitCast", "BitwiseNot", "Cast", "Ceil", "Celu", "Clip",
+    "Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf",
+    "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid",
+    "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
 ]
 BROADCAST = [
     "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "CastLike", "Div", "Equal", "Greater",
     "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub",
-    "Sum", "Where", "Xor",
+    "Sum", "SwiGLU", "Where", "Xor",
 ]
+FUSED_UNARY = ["Gelu", "QuickGelu", "ScaledSiLU"]
+FUSED_BROADCAST = ["BiasAdd", "BiasGelu", "FastGelu", "GatedAdd"]
 # fmt: on
 
 
+@rule(*FUSED_UNARY, domain="com.microsoft")
 @rule(*UNARY)
 def unary(op: Op) -> Facts:
     """The first input's labels pass; other inputs are settings."""
@@ -28,29 +33,33 @@ def unary(op: Op) -> Facts:
         yield Out(index, op.labels())
 
 
+@rule(*FUSED_BROADCAST, domain="com.microsoft")
 @rule(*BROADCAST)
 def broadcast(op: Op) -> Facts:
     """Labels of all inputs meet on the output's axes, aligned at the right; constants are sliced along."""
-    shape, rank = op.out_shape(), len(op.out_shape())
+    rank = len(op.out_shape())
+    shifts = {i: rank - len(op.shape(i)) for i in range(len(op.node.inputs)) if op.has(i)}
+    yield Out(0, (yield from together(op, shifts)))
+
+
+def together(op: Op, shifts: Mapping[int, int], apart: Collection[int] = ()) -> Generator[Fact, None, Labels]:
+    """The labels of the first output, where these inputs meet position by position.
+
+    Axis a of input i lies on axis a + shifts[i] of the output; the output's axes `apart` are none of its business.
+    """
+    shape = op.out_shape()
     met: dict[int, Label] = {}
-    for index in op.activations():
-        for label in op.labels(index):
-            yield from _meet(op, index, label.moved(rank - len(op.shape(index))), met)
+    for index, shift in shifts.items():
+        for label in apart_from(tuple(label.moved(shift) for label in op.labels(index)), apart):
+            yield from _meet(op, label, met)
     distinct: Labels = tuple({id(label): label for label in met.values()}.values())
-    for index in (i for i in range(len(op.node.inputs)) if op.has(i)):
+    for index, shift in shifts.items():
         for label in distinct:
-            yield from _join(op, index, label, rank)
-    yield Out(
-        0,
-        tuple(
-            label
-            for label in distinct
-            if all(shape[a] == d for a, d in zip(label.axes, label.atoms.shape, strict=True))
-        ),
-    )
+            yield from _join(op, index, label, shift)
+    return tuple(x for x in distinct if all(shape[a] == d for a, d in zip(x.axes, x.atoms.shape, strict=True)))
 
 
-def _meet(op: Op, index: int, label: Label, met: dict[int, Label]) -> Facts:
+def _meet(op: Op, label: Label, met: dict[int, Label]) -> Facts:
     """Enter a label on the output's axes; where one lies there already, tie the two or fix both."""
     out = op.out_shape()
     if any(out[axis] != width for axis, width in zip(label.axes, label.atoms.shape, strict=True)):
@@ -66,10 +75,9 @@ def _meet(op: Op, index: int, label: Label, met: dict[int, Label]) -> Facts:
             yield from fix((label, other), f"{op.node.op_type} joins channels that are split over different axes")
 
 
-def _join(op: Op, index: int, label: Label, rank: int) -> Facts:
+def _join(op: Op, index: int, label: Label, shift: int) -> Facts:
     """What input `index` is along a label of the output: broadcast, labelled too, a constant, or an obstacle."""
     shape = op.shape(index)
-    shift = rank - len(shape)
     own = tuple(axis - shift for axis in label.axes)
     spans = [axis for axis in own if axis >= 0 and shape[axis] != 1]
     if not spans:
@@ -92,18 +100,3 @@ def _same_across(atoms: np.ndarray, index: tuple[slice | int, ...]) -> bool:
     """Whether the atoms repeat over the axes that `index` pins."""
     pinned = tuple(slice(0, 1) if isinstance(i, int) else i for i in index)
     return bool(np.array_equal(atoms, np.broadcast_to(atoms[pinned], atoms.shape)))
-
-
-@rule("BatchNormalization", "InstanceNormalization")
-def channel_norm(op: Op) -> Facts:
-    """One scale, shift and statistic a channel, and no channel sees another."""
-    channels = op.atoms(1)
-    for label in on(0, channels):
-        for index in range(1, len(op.node.inputs)):
-            if op.constant(index):
-                yield Param(index, label)
-            else:
-                yield Fixed(channels, f"{op.node.op_type} takes computed parameters")
-    straddling = tuple(label for label in op.labels() if label.axes != (1,))
-    yield from fix(straddling, f"{op.node.op_type} works on axis 1")
-    yield Out(0, on(1, channels))

@@ -1,0 +1,90 @@
+"""Einsum's equation: the letters of each operand's axes, and labels told by letter instead of by axis."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from onnxprune.labels import Atoms, Label
+from onnxprune.op_rules.registry import Op
+
+Letters = tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """Atoms on some letters, in alphabetical order, and the operands that carry them."""
+
+    letters: Letters
+    atoms: Atoms
+    carriers: tuple[int, ...]
+
+    def on(self, letters: Letters) -> Label:
+        """The label of a tensor whose axes have these letters; those it lacks are taken at their first position."""
+        here = [letter for letter in letters if letter in self.letters]
+        atoms = self.atoms[tuple(slice(None) if letter in here else 0 for letter in self.letters)]
+        axes = tuple(letters.index(letter) for letter in here)
+        return Label(axes, np.transpose(atoms, [sorted(here).index(letter) for letter in here]))
+
+
+def spread_of(label: Label, term: Letters, operand: int) -> Spread:
+    """The label of an operand whose axes have the letters `term`."""
+    order = sorted(range(len(label.axes)), key=lambda i: term[label.axes[i]])
+    return Spread(tuple(term[label.axes[i]] for i in order), np.transpose(label.atoms, order), (operand,))
+
+
+@dataclass(frozen=True, eq=False)
+class Equation:
+    """The letters of each operand's axes, and of the result's; digits stand for the axes of an ellipsis."""
+
+    op: Op
+    terms: tuple[Letters, ...]
+    result: Letters
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """The size of each letter; an operand may have one position there instead."""
+        found: dict[str, int] = {}
+        for index, term in enumerate(self.terms):
+            for letter, size in zip(term, self.op.shape(index), strict=True):
+                found[letter] = max(size, found.get(letter, 1))
+        return found
+
+    def dims(self, letters: Letters) -> tuple[int, ...]:
+        """The sizes of some letters."""
+        return tuple(self.sizes[letter] for letter in letters)
+
+    def carried(self, index: int, letters: Letters) -> Letters:
+        """Those of some letters that an operand has at full size, more than one."""
+        sizes = dict(zip(self.terms[index], self.op.shape(index), strict=True))
+        return tuple(letter for letter in letters if sizes.get(letter, 1) == self.sizes[letter] > 1)
+
+    def held(self, index: int) -> Letters:
+        """The letters of an operand's axes, an empty one where it has a single position."""
+        here = self.carried(index, self.terms[index])
+        return tuple(letter if letter in here else "" for letter in self.terms[index])
+
+    def others(self, spread: Spread) -> Iterator[tuple[int, Letters]]:
+        """The operands that share letters with a spread but do not carry it, and which."""
+        for index in range(len(self.terms)):
+            if index not in spread.carriers and (here := self.carried(index, spread.letters)):
+                yield index, here
+
+
+def parsed(op: Op) -> Equation:
+    """Read the equation of an Einsum that ran."""
+    inputs, arrow, output = op.attr("equation").replace(" ", "").partition("->")
+    texts = inputs.split(",")
+    dots = [len(op.shape(i)) - len(text.replace("...", "")) if "..." in text else 0 for i, text in enumerate(texts)]
+    if not arrow:
+        letters = "".join(texts).replace(".", "")
+        output = "..." * ("..." in inputs) + "".join(x for x in sorted(set(letters)) if letters.count(x) == 1)
+    terms = tuple(_letters(text, own, max(dots)) for text, own in zip(texts, dots, strict=True))
+    return Equation(op, terms, _letters(output, max(dots), max(dots)))
+
+
+def _letters(text: str, own: int, most: int) -> Letters:
+    """An ellipsis of `own` axes stands for the last of `most`."""
+    before, ellipsis, after = text.partition("...")
+    return (*before, *(str(i) for i in range(most - own, most) if ellipsis), *after)
