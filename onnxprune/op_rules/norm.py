@@ -38,7 +38,7 @@ def group_norm(op: Op) -> Facts:
     channels = op.atoms(1)
     rows = channels.reshape(op.attr("num_groups"), -1)
     yield _as_one(rows)
-    yield from _vectors(op, rows[:, 0] if op.shape(1)[0] == len(rows) else channels)
+    yield from _vectors(op, channels)
     yield from (Size(op.node, "num_groups", None, label) for label in on(1, rows[:, 0]))
     yield Out(0, on(1, channels))
 
