@@ -18,8 +18,8 @@ def to_matrix(linear: Linear, weight: Array) -> Array:
     if linear.kind == "conv_transpose":
         blocks = _flipped(weight).reshape(groups, -1, *weight.shape[1:])
         return np.swapaxes(blocks, 1, 2).reshape(groups, weight.shape[1], -1)
-    n, features = linear.outputs.shape[1], linear.features.shape[1]  # an Einsum's weight may spread them over axes
-    return (weight.reshape(n, features) if _rows_first(linear) else weight.reshape(features, n).T)[None]
+    matrix = weight.reshape(int(np.prod(weight.shape[: _leading(linear)])), -1)
+    return (matrix if _rows_first(linear) else matrix.T)[None]
 
 
 def from_matrix(linear: Linear, matrix: Array, shape: tuple[int, ...]) -> Array:
@@ -31,6 +31,15 @@ def from_matrix(linear: Linear, matrix: Array, shape: tuple[int, ...]) -> Array:
         return _flipped(np.swapaxes(blocks, 1, 2).reshape(shape))
     rows: Array = matrix[0]
     return rows if _rows_first(linear) else rows.T
+
+
+def _leading(linear: Linear) -> int:
+    """How many axes of the weight are the matrix's first: an Einsum's weight may spread either side over several."""
+    tensor = linear.weight.const_value
+    assert tensor is not None
+    wanted = (linear.outputs if _rows_first(linear) else linear.features).shape[1]
+    sizes = np.cumprod(tensor.shape.numpy())
+    return int(np.argmax(sizes == wanted)) + 1
 
 
 def _rows_first(linear: Linear) -> bool:

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Iterable
 
-from onnxprune.labels import apart_from, touching
 from onnxprune.op_rules.facts import Facts, Out
-from onnxprune.op_rules.registry import Op, fix, rule
+from onnxprune.op_rules.registry import Op, fix, hold, rule, without
 
 Axes = Iterable[int] | None
 
@@ -63,9 +62,10 @@ def _along(op: Op, find: Callable[[Op], Axes], what: str) -> Facts:
         yield from fix(op.labels(), f"the axis of {op.node.op_type} is computed at run time")
         return
     axes = [int(axis) % len(op.shape()) for axis in found]
-    yield from fix(touching(op.labels(), axes), f"{op.node.op_type} {what}")
+    yield from hold(op.labels(), axes, f"{op.node.op_type} {what}")
     for index in op.outputs():
-        yield Out(index, apart_from(op.labels(), axes))
+        same = op.out_shape(index) == op.shape()
+        yield Out(index, op.labels() if same else without(op.labels(), axes))
 
 
 @rule("OneHot")
@@ -82,5 +82,5 @@ def one_hot(op: Op) -> Facts:
 def center_crop_pad(op: Op) -> Facts:
     """Axes that keep their size pass, unless their size is one of those asked for."""
     named = [int(a) % len(op.shape()) for a in op.attr("axes") or range(len(op.shape()))]
-    yield from fix(touching(op.labels(), named), "CenterCropPad sets the size of its axis")
-    yield Out(0, apart_from(op.labels(), named))
+    yield from hold(op.labels(), named, "CenterCropPad sets the size of its axis")
+    yield Out(0, without(op.labels(), named))

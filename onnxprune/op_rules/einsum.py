@@ -1,14 +1,31 @@
 """The rule of Einsum: letters that are summed over, letters that pass, and letters that a weight makes."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from math import prod
 
 import numpy as np
 
-from onnxprune.labels import WHOLE, Label, Labels
-from onnxprune.op_rules.equation import Equation, Spread, parsed, spread_of
+from onnxprune.labels import WHOLE, Atoms, Label
+from onnxprune.op_rules.equation import Equation, Letters, Spread, parsed, spread_of
 from onnxprune.op_rules.facts import Fact, Facts, Fixed, Kind, Linear, Out, Param, Product, Summed, Tie
-from onnxprune.op_rules.registry import Op, fix, rule, stays_whole
+from onnxprune.op_rules.registry import Op, fix, hold, line, rule
+
+
+class Lines:
+    """What stands for the positions of one letter of a spread, and the facts that say so."""
+
+    def __init__(self, op: Op) -> None:
+        self._op = op
+        self._made: dict[tuple[Letters, str], Atoms] = {}
+        self.facts: list[Fact] = []
+
+    def of(self, spread: Spread, letter: str) -> Atoms:
+        """The atoms for one letter, always the same."""
+        key = spread.letters, letter
+        if key not in self._made:
+            self._made[key], facts = line(self._op, spread.flat(), spread.letters.index(letter))
+            self.facts += facts
+        return self._made[key]
 
 
 @rule("Einsum")
@@ -18,20 +35,21 @@ def einsum(op: Op) -> Facts:
     if any(len(set(term)) < len(term) for term in equation.terms):
         yield from fix(tuple(x for i in op.activations() for x in op.labels(i)), "Einsum takes a diagonal")
         return
-    spreads = yield from _spreads(equation)
-    passed: list[Label] = []
+    spreads = yield from _held(equation, (yield from _spreads(equation)))
+    lines = Lines(op)
+    yield from _tied(spreads, lines)
     for spread in spreads:
-        passed += yield from _through(equation, spread)
+        yield from _summed(equation, spread, (yield from _sliced(equation, spread, lines)))
     new = yield from _made(equation)
-    passed += [new.on(equation.result)] if new is not None else []
-    yield Out(0, tuple(passed))
-    layer = _layer(equation, spreads, new) if new is not None else None
-    yield layer or Product(op.node, prod(equation.sizes.values()))
+    made = [new.on(equation.result)] if new is not None else []
+    yield Out(0, (*_passed(equation, spreads, lines), *made))
+    yield _layer(equation, spreads, lines, new) or _product(equation, spreads)
+    yield from lines.facts
 
 
 def _spreads(equation: Equation) -> Generator[Fact, None, list[Spread]]:
-    """The labels of all operands by their letters; alike ones are tied, overlapping ones and single positions fixed."""
-    found: dict[tuple[str, ...], Spread] = {}
+    """The labels of all operands by their letters: alike ones are tied, those that share several letters must stay."""
+    found: dict[Letters, Spread] = {}
     for index in equation.op.activations():
         for label in equation.op.labels(index):
             spread = spread_of(label, equation.terms[index], index)
@@ -43,43 +61,77 @@ def _spreads(equation: Equation) -> Generator[Fact, None, list[Spread]]:
             else:
                 yield Tie(known.atoms, spread.atoms)
                 found[spread.letters] = Spread(known.letters, known.atoms, (*known.carriers, index))
-    crossing = [
-        x for x in found.values() if any(x is not y and set(x.letters) & set(y.letters) for y in found.values())
-    ]
-    for spread in crossing:
-        yield Fixed(spread.atoms, "Einsum joins channels that are split over different axes")
-    return [spread for spread in found.values() if spread not in crossing]
+    crossing = [key for key in found if any(key != other and len(set(key) & set(other)) > 1 for other in found)]
+    for key in crossing:
+        yield Fixed(found[key].atoms, "Einsum joins channels that are split over different axes")
+    return [spread for key, spread in found.items() if key not in crossing]
 
 
-def _through(equation: Equation, spread: Spread) -> Generator[Fact, None, Labels]:
-    """What becomes of one spread: the labels that it has in the result.
+def _held(equation: Equation, spreads: Sequence[Spread]) -> Generator[Fact, None, list[Spread]]:
+    """The spreads on the letters that may lose positions.
 
-    Letters that it shares with an operand without prunable channels stay whole, and so do those of the result that
-    have summed ones beside them (heads): what is lost, is lost along the others.
+    Not those that lie on an operand without channels there, nor those that one operand alone has and that are summed;
+    and beside summed letters, only the longest of the result's.
     """
-    letters, others = set(spread.letters), list(equation.others(spread))
-    summed = letters - set(equation.result)
-    whole = {x for index, here in others if not equation.op.constant(index) for x in here}
-    whole |= letters - summed if summed else set()
-    shared = letters if len(spread.carriers) > 1 else {x for _, here in others for x in here}
-    if not summed <= shared:
-        yield Fixed(spread.atoms, "Einsum sums over its axis")
-        return ()
-    if whole >= letters:
-        yield Fixed(spread.atoms, "Einsum joins it with a tensor that has no prunable channels")
-        return ()
-    flat = Label(tuple(range(len(spread.letters))), spread.atoms)
-    yield from (stays_whole(flat, axis) for axis, letter in enumerate(spread.letters) if letter in whole)
-    sliced = [(index, set(here)) for index, here in others if equation.op.constant(index) and not whole >= set(here)]
-    for index, here in sliced:
-        if whole | here >= letters:
-            yield Param(index, spread.on(equation.held(index)), bool(summed))
+    op, free = equation.op, []
+    labelled = {(i, x) for spread in spreads for i in spread.carriers for x in spread.letters}
+    for spread in spreads:
+        here = [(i, x) for i in range(len(equation.terms)) for x in equation.carried(i, spread.letters)]
+        bare = {x for i, x in here if (i, x) not in labelled and not op.constant(i)}
+        summed = set(spread.letters) - set(equation.result)
+        alone = {x for x in summed if sum(x == other for _, other in here) < 2}
+        batch = sorted(set(spread.letters) - summed - bare, key=equation.sizes.__getitem__)
+        held = bare | alone | set(batch[:-1] if summed else ())
+        reason = "Einsum joins it with a tensor that has no prunable channels" if bare else "Einsum sums over its axis"
+        yield from hold((spread.flat(),), [spread.letters.index(letter) for letter in held], reason)
+        free.append(spread.without(held))
+    return [spread for spread in free if spread.letters]
+
+
+def _tied(spreads: Sequence[Spread], lines: Lines) -> Facts:
+    """A letter of several spreads goes from all of them."""
+    for letter in dict.fromkeys(letter for spread in spreads for letter in spread.letters):
+        first, *others = [spread for spread in spreads if letter in spread.letters]
+        yield from (Tie(lines.of(first, letter), lines.of(other, letter)) for other in others)
+
+
+def _sliced(equation: Equation, spread: Spread, lines: Lines) -> Generator[Fact, None, set[str]]:
+    """Slice the constants that share letters with a spread; the letters along which one does."""
+    found: set[str] = set()
+    summed = set(spread.letters) - set(equation.result)
+    for index in range(len(equation.terms)):
+        here = equation.carried(index, spread.letters) if equation.op.constant(index) else ()
+        if not here:
+            continue
+        found |= set(here)
+        term = equation.held(index)
+        if len(here) == len(spread.letters):
+            yield Param(index, spread.on(term), bool(summed))
+        elif len(here) == 1:
+            yield Param(index, Label((term.index(here[0]),), lines.of(spread, here[0])), here[0] in summed)
         else:
             yield Fixed(spread.atoms, "Einsum multiplies a constant over part of its axes")
-    if summed and not any(here & summed for _, here in sliced):
+    return found
+
+
+def _summed(equation: Equation, spread: Spread, sliced: set[str]) -> Facts:
+    """Where no weight is sliced along the summed letters, an operand has to tell what is not summed."""
+    summed = set(spread.letters) - set(equation.result)
+    if summed and not summed & sliced:
         first = spread.carriers[0]
         yield Summed(first, spread.on(equation.terms[first]))
-    return () if summed else (spread.on(equation.result),)
+
+
+def _passed(equation: Equation, spreads: Sequence[Spread], lines: Lines) -> list[Label]:
+    """The labels of the result: whole spreads, and lines of those of which the other letters are summed."""
+    whole = [spread for spread in spreads if set(spread.letters) <= set(equation.result)]
+    covered = {letter for spread in whole for letter in spread.letters}
+    found = [spread.on(equation.result) for spread in whole]
+    for spread in spreads:
+        for letter in (x for x in spread.letters if x in equation.result and x not in covered):
+            found.append(Label((equation.result.index(letter),), lines.of(spread, letter)))
+            covered.add(letter)
+    return found
 
 
 def _made(equation: Equation) -> Generator[Fact, None, Spread | None]:
@@ -99,22 +151,44 @@ def _made(equation: Equation) -> Generator[Fact, None, Spread | None]:
     return spread_of(label, term, makers[0])
 
 
-def _layer(equation: Equation, spreads: list[Spread], new: Spread) -> Linear | None:
+def _layer(equation: Equation, spreads: Sequence[Spread], lines: Lines, new: Spread | None) -> Linear | None:
     """An activation times a weight of summed letters and new ones, one kind after the other; None for anything else."""
-    op, weight = equation.op, new.carriers[0]
+    op, weight = equation.op, new.carriers[0] if new is not None else 0
     term = tuple(letter for letter in equation.held(weight) if letter)
-    made = tuple(letter for letter in term if letter in new.letters)
+    made = tuple(letter for letter in term if new is not None and letter in new.letters)
     rest = tuple(letter for letter in term if letter not in made)
-    inside = [spread for spread in spreads if set(spread.letters) & set(rest)]
-    if len(equation.terms) != 2 or op.constant(1 - weight) or set(rest) & set(equation.result) or len(inside) > 1:
+    if new is None or len(equation.terms) != 2 or op.constant(1 - weight) or set(rest) & set(equation.result):
         return None
-    if equation.carried(1 - weight, rest) != rest or term not in (rest + made, made + rest):
+    features = _features(equation, spreads, lines, rest)
+    if equation.carried(1 - weight, rest) != rest or term not in (rest + made, made + rest) or features is None:
         return None
     kind: Kind = "matmul" if term == rest + made else "left_matmul"
-    label = inside[0].on(rest) if inside else Label((), np.array(WHOLE))
-    spans = [size if axis in label.axes else 1 for axis, size in enumerate(equation.dims(rest))]
-    features = np.broadcast_to(label.atoms.reshape(spans), equation.dims(rest)).reshape(1, -1)
-    outputs = new.on(made).atoms.reshape(1, -1)
     macs = prod(equation.sizes.values()) // prod(op.shape(weight))
     values = op.input(1 - weight), op.input(weight), None, op.node.outputs[0]
+    outputs = new.on(made).atoms.reshape(1, -1)
     return Linear(op.node, kind, *values, 1, features, outputs, macs, refit=False)
+
+
+def _features(equation: Equation, spreads: Sequence[Spread], lines: Lines, rest: Letters) -> Atoms | None:
+    """(1, F) what goes with each column of a weight; None where several spreads cross there."""
+    inside = [spread for spread in spreads if set(spread.letters) & set(rest)]
+    if len(inside) > 1:
+        return None
+    label = Label((), np.array(WHOLE))
+    for spread in inside:
+        shared = tuple(letter for letter in rest if letter in spread.letters)
+        if len(shared) == len(spread.letters):
+            label = spread.on(rest)
+        elif len(shared) == 1:
+            label = Label((rest.index(shared[0]),), lines.of(spread, shared[0]))
+        else:
+            return None
+    spans = [size if axis in label.axes else 1 for axis, size in enumerate(equation.dims(rest))]
+    return np.broadcast_to(label.atoms.reshape(spans), equation.dims(rest)).reshape(1, -1)
+
+
+def _product(equation: Equation, spreads: Sequence[Spread]) -> Product:
+    """A product of activations, whose multiply–adds are in proportion to the label with most positions."""
+    largest = max(spreads, key=lambda spread: spread.atoms.size, default=None)
+    label = largest.flat() if largest is not None else None
+    return Product(equation.op.node, prod(equation.sizes.values()), label)

@@ -6,7 +6,7 @@ import numpy as np
 
 from onnxprune.labels import Label, Labels, apart_from
 from onnxprune.op_rules.facts import Fact, Facts, Fixed, Out, Param, Tie
-from onnxprune.op_rules.registry import Op, fix, rule
+from onnxprune.op_rules.registry import Op, fix, hold, line, rule
 
 # fmt: off
 UNARY = [
@@ -48,29 +48,34 @@ def together(op: Op, shifts: Mapping[int, int], apart: Collection[int] = ()) -> 
     Axis a of input i lies on axis a + shifts[i] of the output; the output's axes `apart` are none of its business.
     """
     shape = op.out_shape()
-    met: dict[int, Label] = {}
+    met: list[Label] = []
     for index, shift in shifts.items():
         for label in apart_from(tuple(label.moved(shift) for label in op.labels(index)), apart):
             yield from _meet(op, label, met)
-    distinct: Labels = tuple({id(label): label for label in met.values()}.values())
     for index, shift in shifts.items():
-        for label in distinct:
+        for label in met:
             yield from _join(op, index, label, shift)
-    return tuple(x for x in distinct if all(shape[a] == d for a, d in zip(x.axes, x.atoms.shape, strict=True)))
+    return tuple(x for x in met if all(shape[a] == d for a, d in zip(x.axes, x.atoms.shape, strict=True)))
 
 
-def _meet(op: Op, label: Label, met: dict[int, Label]) -> Facts:
-    """Enter a label on the output's axes; where one lies there already, tie the two or fix both."""
+def _meet(op: Op, label: Label, met: list[Label]) -> Facts:
+    """Enter a label on the output's axes; tie it to one that lies there already, or their lines where one is wider."""
     out = op.out_shape()
     if any(out[axis] != width for axis, width in zip(label.axes, label.atoms.shape, strict=True)):
         yield Fixed(label.atoms, f"{op.node.op_type} broadcasts its single position")
         return
-    others = {id(met[a]): met[a] for a in label.axes if a in met}
+    others = [other for other in met if set(other.axes) & set(label.axes)]
     if not others:
-        met.update(dict.fromkeys(label.axes, label))
-    for other in others.values():
-        if other.axes == label.axes:
-            yield Tie(other.atoms, label.atoms)
+        met.append(label)
+    for other in others:
+        wide, narrow = (label, other) if len(label.axes) > len(other.axes) else (other, label)
+        if wide.axes == narrow.axes:
+            yield Tie(wide.atoms, narrow.atoms)
+        elif len(others) == 1 and len(narrow.axes) == 1:
+            atoms, facts = line(op, wide, narrow.axes[0])
+            yield from facts
+            yield Tie(atoms, narrow.atoms)
+            met[met.index(other)] = wide
         else:
             yield from fix((label, other), f"{op.node.op_type} joins channels that are split over different axes")
 
@@ -78,22 +83,30 @@ def _meet(op: Op, label: Label, met: dict[int, Label]) -> Facts:
 def _join(op: Op, index: int, label: Label, shift: int) -> Facts:
     """What input `index` is along a label of the output: broadcast, labelled too, a constant, or an obstacle."""
     shape = op.shape(index)
-    own = tuple(axis - shift for axis in label.axes)
-    spans = [axis for axis in own if axis >= 0 and shape[axis] != 1]
+    spans = [axis for axis in label.axes if axis >= shift and shape[axis - shift] != 1]
     if not spans:
         return
     if op.constant(index):
-        varying = tuple(slice(None) if axis in spans else 0 for axis in own)
-        if len(spans) == len(own):
-            yield Param(index, Label(own, label.atoms))
-        elif _same_across(label.atoms, varying):
-            yield Param(index, Label(tuple(spans), label.atoms[varying]))
-        else:
-            yield Fixed(label.atoms, f"{op.node.op_type} broadcasts a constant over part of its axes")
-    elif not any(set(spans) & set(mine.axes) for mine in op.labels(index)):
-        yield Fixed(
-            label.atoms, f"{op.node.op_type} joins it with {op.input(index).name!r}, which has no prunable channels"
-        )
+        yield from _param(op, index, label, spans, shift)
+        return
+    own = {axis + shift for mine in op.labels(index) for axis in mine.axes}
+    bare = [axis for axis in spans if axis not in own]
+    reason = f"{op.node.op_type} joins it with {op.input(index).name!r}, which has no prunable channels"
+    yield from hold((label,), bare, reason)
+
+
+def _param(op: Op, index: int, label: Label, spans: list[int], shift: int) -> Facts:
+    """A constant along some axes of a label is sliced along those."""
+    varying = tuple(slice(None) if axis in spans else 0 for axis in label.axes)
+    own = tuple(axis - shift for axis in spans)
+    if len(spans) == len(label.axes) or _same_across(label.atoms, varying):
+        yield Param(index, Label(own, label.atoms[varying]))
+    elif len(spans) == 1:
+        atoms, facts = line(op, label, spans[0])
+        yield from facts
+        yield Param(index, Label(own, atoms))
+    else:
+        yield Fixed(label.atoms, f"{op.node.op_type} broadcasts a constant over part of its axes")
 
 
 def _same_across(atoms: np.ndarray, index: tuple[slice | int, ...]) -> bool:

@@ -1,6 +1,5 @@
 """Einsum's equation: the letters of each operand's axes, and labels told by letter instead of by axis."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,12 +19,20 @@ class Spread:
     atoms: Atoms
     carriers: tuple[int, ...]
 
+    def flat(self) -> Label:
+        """The atoms as a label of a tensor that has these axes and no others."""
+        return Label(tuple(range(len(self.letters))), self.atoms)
+
     def on(self, letters: Letters) -> Label:
-        """The label of a tensor whose axes have these letters; those it lacks are taken at their first position."""
-        here = [letter for letter in letters if letter in self.letters]
-        atoms = self.atoms[tuple(slice(None) if letter in here else 0 for letter in self.letters)]
-        axes = tuple(letters.index(letter) for letter in here)
-        return Label(axes, np.transpose(atoms, [sorted(here).index(letter) for letter in here]))
+        """The label of a tensor whose axes have these letters, among them all of the spread's."""
+        axes = [letter for letter in letters if letter in self.letters]
+        order = [self.letters.index(letter) for letter in axes]
+        return Label(tuple(letters.index(letter) for letter in axes), np.transpose(self.atoms, order))
+
+    def without(self, held: set[str]) -> "Spread":
+        """The same atoms, of which the positions of some letters all go together, on the other letters."""
+        index = tuple(0 if letter in held else slice(None) for letter in self.letters)
+        return Spread(tuple(x for x in self.letters if x not in held), self.atoms[index], self.carriers)
 
 
 def spread_of(label: Label, term: Letters, operand: int) -> Spread:
@@ -64,12 +71,6 @@ class Equation:
         """The letters of an operand's axes, an empty one where it has a single position."""
         here = self.carried(index, self.terms[index])
         return tuple(letter if letter in here else "" for letter in self.terms[index])
-
-    def others(self, spread: Spread) -> Iterator[tuple[int, Letters]]:
-        """The operands that share letters with a spread but do not carry it, and which."""
-        for index in range(len(self.terms)):
-            if index not in spread.carriers and (here := self.carried(index, spread.letters)):
-                yield index, here
 
 
 def parsed(op: Op) -> Equation:
