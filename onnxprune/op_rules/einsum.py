@@ -123,14 +123,16 @@ def _summed(equation: Equation, spread: Spread, sliced: set[str]) -> Facts:
 
 
 def _passed(equation: Equation, spreads: Sequence[Spread], lines: Lines) -> list[Label]:
-    """The labels of the result: whole spreads, and lines of those of which the other letters are summed."""
-    whole = [spread for spread in spreads if set(spread.letters) <= set(equation.result)]
-    covered = {letter for spread in whole for letter in spread.letters}
-    found = [spread.on(equation.result) for spread in whole]
-    for spread in spreads:
-        for letter in (x for x in spread.letters if x in equation.result and x not in covered):
-            found.append(Label((equation.result.index(letter),), lines.of(spread, letter)))
-            covered.add(letter)
+    """The labels of the result: whole spreads, the widest first, and lines of those that do not fit in whole."""
+    covered: set[str] = set()
+    found: list[Label] = []
+    for spread in sorted(spreads, key=lambda x: (not set(x.letters) <= set(equation.result), -len(x.letters))):
+        free = [letter for letter in spread.letters if letter in equation.result and letter not in covered]
+        if len(free) == len(spread.letters):
+            found.append(spread.on(equation.result))
+        else:
+            found += [Label((equation.result.index(letter),), lines.of(spread, letter)) for letter in free]
+        covered |= set(free)
     return found
 
 

@@ -77,15 +77,14 @@ def parsed(op: Op) -> Equation:
     """Read the equation of an Einsum that ran."""
     inputs, arrow, output = op.attr("equation").replace(" ", "").partition("->")
     texts = inputs.split(",")
-    dots = [len(op.shape(i)) - len(text.replace("...", "")) if "..." in text else 0 for i, text in enumerate(texts)]
+    dots = max(len(op.shape(i)) - len(text.replace("...", "")) for i, text in enumerate(texts))
     if not arrow:
         letters = "".join(texts).replace(".", "")
         output = "..." * ("..." in inputs) + "".join(x for x in sorted(set(letters)) if letters.count(x) == 1)
-    terms = tuple(_letters(text, own, max(dots)) for text, own in zip(texts, dots, strict=True))
-    return Equation(op, terms, _letters(output, max(dots), max(dots)))
+    return Equation(op, tuple(_letters(text, dots) for text in texts), _letters(output, dots))
 
 
-def _letters(text: str, own: int, most: int) -> Letters:
-    """An ellipsis of `own` axes stands for the last of `most`."""
+def _letters(text: str, dots: int) -> Letters:
+    """An ellipsis stands for equally many axes everywhere: onnxruntime takes nothing else."""
     before, ellipsis, after = text.partition("...")
-    return (*before, *(str(i) for i in range(most - own, most) if ellipsis), *after)
+    return (*before, *(str(i) for i in range(dots) if ellipsis), *after)
