@@ -192,6 +192,50 @@ def matmul_over_channels_last(draw: Draw, builder: GraphBuilder) -> Value:
     return Value(builder.node("Transpose", product, perm=[0, 3, 1, 2]), channels, x.size)
 
 
+def blocks(draw: Draw, builder: GraphBuilder) -> Value:
+    """Four channels to one of twice the size, or one to four of half the size."""
+    x, mode = pick(draw, builder), draw(st.sampled_from(["DCR", "CRD"]))
+    smaller = x.size % 2 == 0
+    if smaller and (2 * x.size > LARGEST_SIZE or draw(st.booleans())):
+        x = builder.with_channels(x, min(x.channels, MOST_CHANNELS // 4))
+        return Value(builder.node("SpaceToDepth", x.name, blocksize=2), 4 * x.channels, x.size // 2)
+    if 2 * x.size > LARGEST_SIZE:
+        return x
+    x = builder.with_channels(x, 4 * math.ceil(x.channels / 4))
+    return Value(builder.node("DepthToSpace", x.name, blocksize=2, mode=mode), x.channels // 4, 2 * x.size)
+
+
+def einsum(draw: Draw, builder: GraphBuilder) -> Value:
+    """A weight over channels, a scale of each, or the mixing of all columns by those of another value."""
+    x, other = pick_two(draw, builder)
+    kind = draw(st.sampled_from(["nchw,cd->ndhw", "oc,nc...->no...", "nchw,c->nchw", "nchw,nchv->nwv"]))
+    width = draw(WIDTHS)
+    if kind == "nchw,nchv->nwv":
+        scores = builder.node("Einsum", x.name, builder.with_channels(other, x.channels).name, equation=kind)
+        weights = builder.node("Softmax", scores, axis=-1)
+        return Value(builder.node("Einsum", x.name, weights, equation="nchw,nwv->nchv"), x.channels, x.size)
+    if kind == "nchw,c->nchw":
+        return Value(
+            builder.node("Einsum", x.name, builder.weight("gamma", x.channels), equation=kind), x.channels, x.size
+        )
+    shape = (x.channels, width) if kind.startswith("n") else (width, x.channels)
+    operands = [x.name, builder.weight("w", *shape)]
+    name = builder.node("Einsum", *(operands if kind.startswith("n") else operands[::-1]), equation=kind)
+    return Value(name, width, x.size)
+
+
+def gather_channels(draw: Draw, builder: GraphBuilder) -> Value:
+    """Channels by a list or a table of indices, some of them more than once."""
+    x = pick(draw, builder)
+    shape = draw(st.sampled_from([(3,), (2, 2), (2, 3), (1, 4)]))
+    count = math.prod(shape)
+    picked = draw(st.lists(st.integers(-x.channels, x.channels - 1), min_size=count, max_size=count))
+    name = builder.node("Gather", x.name, builder.constant(np.array(picked, np.int64).reshape(shape)), axis=1)
+    if len(shape) > 1:
+        name = builder.node("Reshape", name, builder.integers(0, -1, x.size, x.size))
+    return Value(name, count, x.size)
+
+
 def flattened(draw: Draw, builder: GraphBuilder, x: Value) -> str:
     """`x` as (N, features), by Flatten or by Reshape to a constant or to a computed shape."""
     kind = draw(st.sampled_from(["Flatten", "constant", "computed"]))
@@ -250,6 +294,9 @@ STEPS: dict[str, Step] = {
     "upsample": upsample,
     "conv transpose": conv_transpose,
     "matmul over channels last": matmul_over_channels_last,
+    "blocks of channels": blocks,
+    "einsum": einsum,
+    "gather of channels": gather_channels,
 }
 HEADS: dict[str, Head] = {
     "pool, squeeze, gemm": pool_squeeze_gemm,
