@@ -88,7 +88,7 @@ def _run_in_place(
 ) -> list[np.ndarray]:
     """The outputs, without a copy of them or of the feeds."""
     lend = import_onnxruntime().OrtValue.ortvalue_from_numpy
-    given = {name: lend(np.ascontiguousarray(array)) for name, array in feeds.items()}
+    given = {name: lend(np.asarray(array, order="C")) for name, array in feeds.items()}
     theirs = {value.data_ptr() for value in given.values()}
     return [_borrow(value, session, theirs) for value in session.run_with_ort_values(names, given)]
 

@@ -2,10 +2,12 @@
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnxprune.dependency import Analysis, Keep
-from onnxprune.graph import Array, add_constant, array_of, nodes_by_name, replace_constant, values_by_name
+from onnxprune.graph import Array, add_constant, array_of, constants, nodes_by_name, replace_constant, values_by_name
 from onnxprune.grouping import Slot
+from onnxprune.op_rules.part import PARTS, Part
 from onnxprune.passes.remove import selector
 
 
@@ -18,13 +20,14 @@ def scatter(analysis: Analysis, slim: ir.Model, keep: Keep) -> ir.Model:
     model = analysis.model.clone()
     finals, wides = values_by_name(slim), values_by_name(model)
     slots = analysis.param_slots()
-    for original in analysis.model.graph.initializers.values():
+    for original in constants(analysis.model):
         final = finals.get(original.name or "")
         if final is not None and final.const_value is not None:
             wide = _scattered(array_of(original), array_of(final), slots.get(original, []), keep)
             if wide is not None:
                 replace_constant(wides[original.name or ""], wide)
     _mask_sums(analysis, model, keep)
+    _take_parts(analysis, model, keep)
     return model
 
 
@@ -43,8 +46,24 @@ def _mask_sums(analysis: Analysis, model: ir.Model, keep: Keep) -> None:
         mask = selector(shape, [slot.label], keep).astype(dtype.numpy())
         product = ir.node("Mul", [given, add_constant(model.graph, f"{node.name}.mask", mask, dtype)])
         product.name, product.outputs[0].name = f"{node.name}.masked.{index}", f"{node.name}::masked.{index}"
-        model.graph.insert_before(node, product)
+        assert node.graph is not None
+        node.graph.insert_before(node, product)
         node.replace_input_with(index, product.outputs[0])
+
+
+def _take_parts(analysis: Analysis, model: ir.Model, keep: Keep) -> None:
+    """Statistics over channels are of those that stay: their operators are replaced by ones that count those alone."""
+    nodes = nodes_by_name(model)
+    for slot in analysis.parts:
+        if slot.reader is None or np.all(keep[slot.label.atoms]):
+            continue
+        node, shape = nodes[slot.reader.name or ""], analysis.trace.shape(slot.value)
+        dims = tuple(d if a in slot.label.axes else 1 for a, d in enumerate(shape))
+        given = node.inputs[0]
+        dtype = (given.dtype if given is not None else None) or ir.DataType.FLOAT
+        opset = model.opset_imports.get("", 1)
+        PARTS[node.op_type](Part(model.graph, node, opset, shape, selector(dims, [slot.label], keep) * 1.0, dtype))
+    RemoveUnusedNodesPass()(model)
 
 
 def _scattered(original: Array, final: Array, slots: list[Slot], keep: Keep) -> Array | None:

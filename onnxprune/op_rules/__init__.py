@@ -7,6 +7,7 @@ hold a size. An operator without a rule is a barrier: it fixes the atoms that re
 from onnxprune.op_rules import (
     along,
     blocks,
+    control,
     einsum,
     elementwise,
     fused,
@@ -26,6 +27,7 @@ __all__ = [
     "Rule",
     "along",
     "blocks",
+    "control",
     "einsum",
     "elementwise",
     "fused",

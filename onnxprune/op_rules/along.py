@@ -35,7 +35,6 @@ ALONG: dict[str, tuple[Callable[[Op], Axes], str]] = {
     "DFT": (_transformed, "transforms its axis"),
     "Det": (lambda _: [-2, -1], "takes determinants over its axis"),
     "LRN": (lambda _: [1], "weighs its channels against their neighbours"),
-    "LpNormalization": (_attribute("axis", -1), "takes its norm over it"),
     "MeanVarianceNormalization": (lambda op: op.attr("axes", [0, 2, 3]), "takes its mean and variance over it"),
     "ReverseSequence": (lambda op: [op.attr("time_axis", 0), op.attr("batch_axis", 1)], "reverses along its axis"),
     "TopK": (_attribute("axis", -1), "ranks its positions"),

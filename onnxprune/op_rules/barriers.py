@@ -22,14 +22,13 @@ _STANDARD = {
     SEQUENCE: "ConcatFromSequence SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert "
     "SequenceLength SplitToSequence",
     OPTIONAL: "Optional OptionalGetElement OptionalHasElement",
-    BODY: "If Loop Scan SequenceMap",
+    BODY: "SequenceMap",
     LOSS: "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss",
     IMAGES: "ImageDecoder",
     QUANTISED: "ConvInteger DequantizeLinear DynamicQuantizeLinear MatMulInteger QLinearConv QLinearMatMul "
     "QuantizeLinear",
     RECURRENT: "CausalConvWithState GRU GRUUnit LSTM LinearAttention RNN",
     ATTENTION: "Attention DisentangledAttention_TRT RotaryEmbedding",
-    NORM: "SimplifiedLayerNormalization",
     PLACES: "EfficientNMS_TRT MultilevelCropAndResize_TRT NonMaxSuppression PyramidROIAlign_TRT Unique",
     "cuts its signal into overlapping frames": "STFT",
     OWN: "Affine Crop DynamicSlice GivenTensorFill ImageScaler MemcpyFromHost MemcpyToHost ParametricSoftplus "

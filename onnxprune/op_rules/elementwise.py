@@ -2,11 +2,9 @@
 
 from collections.abc import Collection, Generator, Mapping
 
-import numpy as np
-
 from onnxprune.labels import Label, Labels, apart_from
-from onnxprune.op_rules.facts import Fact, Facts, Fixed, Out, Param, Tie
-from onnxprune.op_rules.registry import Op, fix, hold, line, rule
+from onnxprune.op_rules.facts import Fact, Facts, Fixed, Out, Tie
+from onnxprune.op_rules.registry import Op, fix, hold, line, rule, sliced_along
 
 # fmt: off
 UNARY = [
@@ -87,29 +85,9 @@ def _join(op: Op, index: int, label: Label, shift: int) -> Facts:
     if not spans:
         return
     if op.constant(index):
-        yield from _param(op, index, label, spans, shift)
+        yield from sliced_along(op, index, label, spans, shift)
         return
     own = {axis + shift for mine in op.labels(index) for axis in mine.axes}
     bare = [axis for axis in spans if axis not in own]
     reason = f"{op.node.op_type} joins it with {op.input(index).name!r}, which has no prunable channels"
     yield from hold((label,), bare, reason)
-
-
-def _param(op: Op, index: int, label: Label, spans: list[int], shift: int) -> Facts:
-    """A constant along some axes of a label is sliced along those."""
-    varying = tuple(slice(None) if axis in spans else 0 for axis in label.axes)
-    own = tuple(axis - shift for axis in spans)
-    if len(spans) == len(label.axes) or _same_across(label.atoms, varying):
-        yield Param(index, Label(own, label.atoms[varying]))
-    elif len(spans) == 1:
-        atoms, facts = line(op, label, spans[0])
-        yield from facts
-        yield Param(index, Label(own, atoms))
-    else:
-        yield Fixed(label.atoms, f"{op.node.op_type} broadcasts a constant over part of its axes")
-
-
-def _same_across(atoms: np.ndarray, index: tuple[slice | int, ...]) -> bool:
-    """Whether the atoms repeat over the axes that `index` pins."""
-    pinned = tuple(slice(0, 1) if isinstance(i, int) else i for i in index)
-    return bool(np.array_equal(atoms, np.broadcast_to(atoms[pinned], atoms.shape)))

@@ -35,6 +35,13 @@ class Summed:
 
 
 @dataclass(frozen=True, eq=False)
+class Part:
+    """The op takes statistics over these positions of its first input: over those that stay, once some go."""
+
+    label: Label
+
+
+@dataclass(frozen=True, eq=False)
 class Tie:
     """Two equally shaped atom arrays go together, position by position."""
 
@@ -72,7 +79,8 @@ class Size:
     """An integer of the node follows a label: element `element` of input or attribute `place`.
 
     Its new value is the number of positions along `label.axes[axis]` that stay, of the first `upto` if that is
-    given. `current` is the whole list as it stands, for an input that is left out or computed.
+    given. `current` is the whole list as it stands, for an input that is left out or computed; `pinned`: the element
+    keeps its current value, although it is computed from the label's size.
     """
 
     node: ir.Node
@@ -82,6 +90,7 @@ class Size:
     axis: int = 0
     upto: int | None = None
     current: tuple[int, ...] = ()
+    pinned: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,5 +156,5 @@ class Product:
     label: Label | None = None
 
 
-Fact = Out | Param | Summed | Tie | Lines | Fixed | Balanced | Size | Follow | Settled | Index | Linear | Product
+Fact = Out | Param | Summed | Part | Tie | Lines | Fixed | Balanced | Size | Follow | Settled | Index | Linear | Product
 Facts = Iterator[Fact]
