@@ -35,6 +35,6 @@ def test_operators_that_only_make_numbers_take_none_that_could_hold_channels() -
 
 
 def test_the_inventory_is_not_empty() -> None:
-    assert {"Conv", "Upsample", "Scatter", "SwiGLU"} & set(STANDARD) >= {"Conv", "Upsample", "Scatter"}
+    assert {"Conv", "Upsample", "Scatter"} <= set(STANDARD)
     assert len(STANDARD) > 190
     assert ("com.microsoft", "FusedConv") in RUN
