@@ -82,6 +82,18 @@ def test_heads_beside_an_axis_that_is_worked_along_may_go() -> None:
     assert fixed(facts) == []
 
 
+def test_channels_that_tell_what_to_drop_stay() -> None:
+    text = "c = Cast <to=9> (z) y = Compress <axis=2> (x, c)"
+    assert fixed(facts_of(text, {**IMAGE, "z": (6,)}, {**ON_CHANNELS, "c": {(0,): [4, 5, 6, 7, 8, 9]}})) == [
+        4,
+        5,
+        6,
+        7,
+        8,
+        9,
+    ]
+
+
 def test_one_hot_puts_its_axis_before_or_behind_the_channels() -> None:
     known = {"d": np.int64(5), "v": np.array([0, 1], np.float32)}
     text = "a = Abs (x) y = OneHot <axis={}> (a, d, v)"

@@ -56,6 +56,7 @@ def fused_along(op: Op) -> Facts:
 
 
 def _along(op: Op, find: Callable[[Op], Axes], what: str) -> Facts:
+    yield from _settings(op)
     found = find(op)
     if found is None:
         yield from fix(op.labels(), f"the axis of {op.node.op_type} is computed at run time")
@@ -67,9 +68,16 @@ def _along(op: Op, find: Callable[[Op], Axes], what: str) -> Facts:
         yield Out(index, op.labels() if same else without(op.labels(), axes))
 
 
+def _settings(op: Op) -> Facts:
+    """Inputs behind the first tell what to do: no position of them can go."""
+    for index in range(1, len(op.node.inputs)):
+        yield from fix(op.labels(index), f"{op.node.op_type} is told by it what to do")
+
+
 @rule("OneHot")
 def one_hot(op: Op) -> Facts:
     """A new axis, of which no position can go; those of the indices pass."""
+    yield from _settings(op)
     axis = op.attr("axis", -1) % len(op.out_shape())
     straddling = tuple(label for label in op.labels() if label.axes[0] < axis <= label.axes[-1])
     yield from fix(straddling, "OneHot puts an axis between its axes")
