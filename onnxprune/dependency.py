@@ -17,6 +17,7 @@ from onnxprune.graph import bodies, callee, why_not_inlined
 from onnxprune.grouping import Closed, Group, Slot, group_units
 from onnxprune.labels import Atoms, Label, Labels
 from onnxprune.op_rules import RULES, Op
+from onnxprune.op_rules.barriers import BARRIERS
 from onnxprune.op_rules.facts import (
     Balanced,
     Fact,
@@ -214,7 +215,7 @@ def _enter_nodes(graph: ir.Graph, seen: _Seen, ledger: Ledger, body: bool = Fals
 
 
 def _facts(node: ir.Node, seen: _Seen, ledger: Ledger) -> Iterable[Fact]:
-    known = RULES.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
+    known = RULES.get(_key(node))
     values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.name]
     unknown = [value for value in values if not seen.trace.knows(value)]
     if known is None or unknown:
@@ -232,7 +233,13 @@ def _facts(node: ir.Node, seen: _Seen, ledger: Ledger) -> Iterable[Fact]:
 
 def _unruled(model: ir.Model, node: ir.Node) -> str:
     function = callee(model, node)
-    return "has no rule" if function is None else why_not_inlined(model, function) or "is a local function"
+    if function is None:
+        return BARRIERS.get(_key(node), "has no rule")
+    return why_not_inlined(model, function) or "is a local function"
+
+
+def _key(node: ir.Node) -> tuple[str, str]:
+    return "" if node.domain == "ai.onnx" else node.domain, node.op_type
 
 
 def _fix_all(ledger: Ledger, labels: Labels, reason: str) -> None:

@@ -20,7 +20,8 @@ def to_matrix(linear: Linear, weight: Array) -> Array:
         return np.swapaxes(blocks, 1, 2).reshape(groups, weight.shape[1], -1)
     if linear.kind == "recurrent":
         return weight.reshape(linear.groups, -1, weight.shape[-1])
-    return (weight if _rows_first(linear) else weight.T)[None]
+    matrix = weight.reshape(int(np.prod(weight.shape[: _leading(linear)])), -1)
+    return (matrix if _rows_first(linear) else matrix.T)[None]
 
 
 def from_matrix(linear: Linear, matrix: Array, shape: tuple[int, ...]) -> Array:
@@ -51,6 +52,15 @@ def from_vector(linear: Linear, vector: Array, bias: Array) -> Array:
 
 def _own_part(linear: Linear, bias: Array) -> Array:
     return bias[:, : bias.shape[1] // 2] if linear.kind == "recurrent" else bias
+
+
+def _leading(linear: Linear) -> int:
+    """How many axes of the weight are the matrix's first: an Einsum's weight may spread either side over several."""
+    tensor = linear.weight.const_value
+    assert tensor is not None
+    wanted = (linear.outputs if _rows_first(linear) else linear.features).shape[1]
+    sizes = np.cumprod(tensor.shape.numpy())
+    return int(np.argmax(sizes == wanted)) + 1
 
 
 def _rows_first(linear: Linear) -> bool:

@@ -125,9 +125,15 @@ def _renumber(model: ir.Model, indices: Sequence[Index], keep: Keep) -> None:
         given = node.inputs[index.place]
         assert given is not None
         old = array_of(given)
-        new = (np.cumsum(stays) - 1)[old]
-        numbers = (new if old.ndim == 0 else new[stays[old]]).astype(old.dtype)
-        _replace_input(model.graph, node, index.place, np.asarray(numbers), taken)
+        numbers = _rectangle((np.cumsum(stays) - 1)[old], stays[old]).astype(old.dtype)
+        _replace_input(model.graph, node, index.place, numbers, taken)
+
+
+def _rectangle(numbers: Array, stays: Array) -> Array:
+    """The numbers that stay of an array of any rank, of which whole lines go."""
+    axes = range(numbers.ndim)
+    lengths = [int(stays.any(axis=tuple(a for a in axes if a != axis)).sum()) for axis in axes]
+    return np.asarray(numbers[stays].reshape(lengths) if lengths else numbers)
 
 
 def _rewrite_attribute(node: ir.Node, name: str, sizes: Sequence[Size], keep: Keep) -> None:

@@ -5,16 +5,23 @@ hold a size. An operator without a rule is a barrier: it fixes the atoms that re
 """
 
 from onnxprune.op_rules import (
+    along,
     attention,
+    blocks,
     control,
+    einsum,
     elementwise,
     fill,
+    fused,
     fused_norm,
+    indexing,
     join,
     layout,
     linear,
+    norm,
     recurrent,
     reduce,
+    sampling,
 )
 from onnxprune.op_rules.registry import RULES, Op, Rule, rule
 
@@ -22,15 +29,22 @@ __all__ = [
     "RULES",
     "Op",
     "Rule",
+    "along",
     "attention",
+    "blocks",
     "control",
+    "einsum",
     "elementwise",
     "fill",
+    "fused",
     "fused_norm",
+    "indexing",
     "join",
     "layout",
     "linear",
+    "norm",
     "recurrent",
     "reduce",
     "rule",
+    "sampling",
 ]

@@ -1,24 +1,29 @@
 """Rules of the operators that work position by position: their inputs' labels are tied, broadcast axes excepted."""
 
-from onnxprune.labels import Label, atoms_of, on
-from onnxprune.op_rules.facts import Facts, Fixed, Out, Param, Tie
-from onnxprune.op_rules.registry import Op, fix, hold, line, rule, sliced_along, without
+from collections.abc import Collection, Generator, Mapping
+
+from onnxprune.labels import Label, Labels, apart_from
+from onnxprune.op_rules.facts import Fact, Facts, Fixed, Out, Tie
+from onnxprune.op_rules.registry import Op, fix, hold, line, rule, sliced_along
 
 # fmt: off
 UNARY = [
-    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cast", "Ceil", "Celu", "Clip", "Cos", "Cosh",
-    "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN",
-    "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign",
-    "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitCast", "BitwiseNot", "Cast", "Ceil", "Celu", "Clip",
+    "Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf",
+    "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid",
+    "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
 ]
 BROADCAST = [
     "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "CastLike", "Div", "Equal", "Greater",
     "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub",
-    "Sum", "Where", "Xor",
+    "Sum", "SwiGLU", "Where", "Xor",
 ]
+FUSED_UNARY = ["Gelu", "QuickGelu", "ScaledSiLU"]
+FUSED_BROADCAST = ["BiasAdd", "BiasGelu", "FastGelu", "GatedAdd"]
 # fmt: on
 
 
+@rule(*FUSED_UNARY, domain="com.microsoft")
 @rule(*UNARY)
 def unary(op: Op) -> Facts:
     """The first input's labels pass; other inputs are settings."""
@@ -26,18 +31,29 @@ def unary(op: Op) -> Facts:
         yield Out(index, op.labels())
 
 
+@rule(*FUSED_BROADCAST, domain="com.microsoft")
 @rule(*BROADCAST)
 def broadcast(op: Op) -> Facts:
     """Labels of all inputs meet on the output's axes, aligned at the right; constants are sliced along."""
-    shape, rank = op.out_shape(), len(op.out_shape())
+    rank = len(op.out_shape())
+    shifts = {i: rank - len(op.shape(i)) for i in range(len(op.node.inputs)) if op.has(i)}
+    yield Out(0, (yield from together(op, shifts)))
+
+
+def together(op: Op, shifts: Mapping[int, int], apart: Collection[int] = ()) -> Generator[Fact, None, Labels]:
+    """The labels of the first output, where these inputs meet position by position.
+
+    Axis a of input i lies on axis a + shifts[i] of the output; the output's axes `apart` are none of its business.
+    """
+    shape = op.out_shape()
     met: list[Label] = []
-    for index in op.activations():
-        for label in op.labels(index):
-            yield from _meet(op, label.moved(rank - len(op.shape(index))), met)
-    for index in (i for i in range(len(op.node.inputs)) if op.has(i)):
+    for index, shift in shifts.items():
+        for label in apart_from(tuple(label.moved(shift) for label in op.labels(index)), apart):
+            yield from _meet(op, label, met)
+    for index, shift in shifts.items():
         for label in met:
-            yield from _join(op, index, label)
-    yield Out(0, tuple(x for x in met if all(shape[a] == d for a, d in zip(x.axes, x.atoms.shape, strict=True))))
+            yield from _join(op, index, label, shift)
+    return tuple(x for x in met if all(shape[a] == d for a, d in zip(x.axes, x.atoms.shape, strict=True)))
 
 
 def _meet(op: Op, label: Label, met: list[Label]) -> Facts:
@@ -62,10 +78,9 @@ def _meet(op: Op, label: Label, met: list[Label]) -> Facts:
             yield from fix((label, other), f"{op.node.op_type} joins channels that are split over different axes")
 
 
-def _join(op: Op, index: int, label: Label) -> Facts:
+def _join(op: Op, index: int, label: Label, shift: int) -> Facts:
     """What input `index` is along a label of the output: broadcast, labelled too, a constant, or an obstacle."""
     shape = op.shape(index)
-    shift = len(op.out_shape()) - len(shape)
     spans = [axis for axis in label.axes if axis >= shift and shape[axis - shift] != 1]
     if not spans:
         return
@@ -76,18 +91,3 @@ def _join(op: Op, index: int, label: Label) -> Facts:
     bare = [axis for axis in spans if axis not in own]
     reason = f"{op.node.op_type} joins it with {op.input(index).name!r}, which has no prunable channels"
     yield from hold((label,), bare, reason)
-
-
-@rule("BatchNormalization", "InstanceNormalization")
-def channel_norm(op: Op) -> Facts:
-    """One scale, shift and statistic a channel, and no channel sees another."""
-    others = set(range(len(op.shape()))) - {1}
-    yield from hold(op.labels(), others, f"{op.node.op_type} takes its mean and variance over it")
-    channels = atoms_of(without(op.labels(), others), 1, op.shape()[1])
-    for label in on(0, channels):
-        for index in range(1, len(op.node.inputs)):
-            if op.constant(index):
-                yield Param(index, label)
-            else:
-                yield Fixed(channels, f"{op.node.op_type} takes computed parameters")
-    yield Out(0, tuple(label for label in op.labels() if 1 in label.axes))

@@ -139,6 +139,7 @@ def _constant(op: Op, index: int) -> bool:
     return not op.has(index) or op.constant(index)
 
 
+@rule("Pad", domain="com.microsoft")
 @rule("Pad")
 def pad(op: Op) -> Facts:
     """Padding along a channel axis adds positions that never go."""

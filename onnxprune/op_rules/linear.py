@@ -1,6 +1,7 @@
 """Rules of the layers that multiply by a weight: Conv, ConvTranspose, Gemm, MatMul."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -20,7 +21,7 @@ def _depthwise(op: Op, inner: Atoms, groups: int) -> Facts:
     """Each input channel makes its own outputs: they go together, and `group` follows."""
     outer = np.repeat(inner, op.out_shape()[1] // groups)
     yield Out(0, on(1, outer))
-    first = outer if op.node.op_type == "Conv" else inner
+    first = inner if op.node.op_type == "ConvTranspose" else outer
     for label in on(0, first):
         yield Param(1, label)
     for label in on(0, outer):
@@ -32,7 +33,7 @@ def _depthwise(op: Op, inner: Atoms, groups: int) -> Facts:
 
 
 def _linear(op: Op, features: Atoms, outputs: Atoms, refit: bool = True) -> Linear:
-    conv = op.node.op_type == "Conv"
+    conv = op.node.op_type != "ConvTranspose"
     positions = op.out_shape() if conv else op.shape()
     taps = prod(op.shape(1)[2:])
     return Linear(
@@ -66,7 +67,7 @@ def convolution(op: Op) -> Facts:
     if op.has(2):
         yield Param(2, Label((0,), outer))
     rows, columns = inner.reshape(groups, -1), outer.reshape(groups, -1)
-    conv = op.node.op_type == "Conv"
+    conv = op.node.op_type != "ConvTranspose"
     (first, second), sums_second = ((columns, rows), True) if conv else ((rows, columns), False)
     yield Param(1, Label((0,), first.reshape(-1)), contracted=not sums_second)
     per_element = np.repeat(second, first.shape[1], axis=0)
@@ -75,6 +76,26 @@ def convolution(op: Op) -> Facts:
         yield Balanced(rows, f"{op.node.op_type} reads {groups} groups of channels")
         yield Balanced(columns, f"{op.node.op_type} writes {groups} groups of channels")
     yield _linear(op, rows, columns)
+
+
+@rule("DeformConv")
+def deformable_convolution(op: Op) -> Facts:
+    """A convolution whose windows are computed; every set of windows must read equally many channels."""
+    bent = op.labels(2) + op.labels(4)
+    if not op.constant(1) or (op.has(3) and not op.constant(3)) or op.attr("group", 1) > 1:
+        yield from fix(
+            op.labels(0) + op.labels(1) + op.labels(3) + bent, "DeformConv in groups, or by a computed weight"
+        )
+        return
+    yield from _conv_input(op)
+    yield from fix(bent, "DeformConv reads places from it")
+    inner, outer = op.atoms(1), op.fresh(op.out_shape()[1])
+    yield Out(0, on(1, outer))
+    yield Param(1, Label((1,), inner), contracted=True)
+    yield from (Param(index, Label((0,), outer)) for index in (1, 3) if op.has(index))
+    if (windows := op.attr("offset_group", 1)) > 1:
+        yield Balanced(inner.reshape(windows, -1), f"DeformConv reads through {windows} sets of windows")
+    yield replace(_linear(op, inner[None], outer[None], refit=False), bias=None)
 
 
 @rule("Gemm")
