@@ -23,6 +23,7 @@ from onnxprune.op_rules.facts import (
     Follow,
     Index,
     Linear,
+    Lines,
     Out,
     Param,
     Product,
@@ -31,9 +32,10 @@ from onnxprune.op_rules.facts import (
     Summed,
     Tie,
 )
+from onnxprune.resolve import resolve
 from onnxprune.sizes import loose_sizes
 from onnxprune.trace import Trace
-from onnxprune.units import Constraints, resolve
+from onnxprune.units import Constraints
 
 Keep = npt.NDArray[np.bool_]
 
@@ -48,6 +50,7 @@ class Ledger:
     summed: list[Slot] = field(default_factory=list)
     ties: list[tuple[Atoms, Atoms]] = field(default_factory=list)
     fixed: list[Fixed] = field(default_factory=list)
+    lines: list[Lines] = field(default_factory=list)
     balanced: list[Balanced] = field(default_factory=list)
     sizes: list[Size] = field(default_factory=list)
     follows: list[Follow] = field(default_factory=list)
@@ -73,6 +76,8 @@ class Ledger:
             self.summed.append(Slot(_given(node, fact.index), fact.label, True, node))
         elif isinstance(fact, Tie):
             self.ties.append((fact.left.reshape(-1), fact.right.reshape(-1)))
+        elif isinstance(fact, Lines):
+            self.lines.append(fact)
         elif isinstance(fact, Settled):
             self.settled.add((node, fact.index, fact.element))
         else:
@@ -127,11 +132,13 @@ class Analysis:
         return np.ones(self.units + 1, np.bool_)
 
     def keep_without(self, removed: Mapping[str, Iterable[int]]) -> Keep:
-        """The choice that removes these positions (0 … width−1) of these groups, by group name."""
+        """The choice that removes these blocks (0 … width−1) of these groups, by group name."""
         keep = self.keep_all()
         by_name = {group.name: group for group in self.groups}
-        for name, positions in removed.items():
-            keep[by_name[name].units[np.asarray(list(positions), np.int64)]] = False
+        for name, blocks in removed.items():
+            stays = np.ones(by_name[name].width, np.bool_)
+            stays[np.asarray(list(blocks), np.int64)] = False
+            by_name[name].cut(keep, stays)
         return keep
 
     def param_slots(self) -> Mapping[ir.Value, list[Slot]]:
@@ -149,7 +156,7 @@ def analyse(model: ir.Model, trace: Trace) -> Analysis:
     Never raises on an unknown operator: that is a barrier, and its reason stands in `closed`.
     """
     ledger = _collect(model, trace)
-    given = Constraints(ledger.ties, ledger.fixed, ledger.balanced, ledger.sizes, ledger.follows)
+    given = Constraints(ledger.ties, ledger.fixed, ledger.balanced, ledger.sizes, ledger.follows, ledger.lines)
     factored = [s.label.atoms for s in ledger.slots if s.reader is None and len(s.label.axes) > 1]
     units = resolve(ledger.count, given, factored, [s.label.atoms for s in ledger.slots])
     slots = tuple(replace(slot, label=units.label(slot.label)) for slot in ledger.slots)
@@ -157,10 +164,9 @@ def analyse(model: ir.Model, trace: Trace) -> Analysis:
     linears = tuple(replace(x, features=units.of(x.features), outputs=units.of(x.outputs)) for x in ledger.linears)
     sizes = tuple(replace(size, label=units.label(size.label)) for size in ledger.sizes)
     indices = tuple(replace(index, label=units.label(index.label)) for index in ledger.indices)
+    products = [replace(x, label=units.label(x.label) if x.label else None) for x in ledger.products]
     groups, closed = group_units(units, ledger.slots, slots, linears)
-    return Analysis(
-        model, trace, units.count, groups, closed, slots, summed, sizes, indices, linears, tuple(ledger.products)
-    )
+    return Analysis(model, trace, units.count, groups, closed, slots, summed, sizes, indices, linears, tuple(products))
 
 
 def _collect(model: ir.Model, trace: Trace) -> Ledger:

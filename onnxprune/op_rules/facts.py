@@ -43,6 +43,15 @@ class Tie:
 
 
 @dataclass(frozen=True, eq=False)
+class Lines:
+    """Position i along one of a factored label's axes (`axis` counts those) goes exactly when `atoms[i]` does."""
+
+    label: Label
+    axis: int
+    atoms: Atoms
+
+
+@dataclass(frozen=True, eq=False)
 class Fixed:
     """These atoms cannot go, because."""
 
@@ -131,11 +140,12 @@ class Linear:
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """A product of two activations (attention): `macs` multiply–adds in the traced run."""
+    """A product of two activations (attention): `macs` multiply–adds in the traced run, in proportion to a label."""
 
     node: ir.Node
     macs: int
+    label: Label | None = None
 
 
-Fact = Out | Param | Summed | Tie | Fixed | Balanced | Size | Follow | Settled | Index | Linear | Product
+Fact = Out | Param | Summed | Tie | Lines | Fixed | Balanced | Size | Follow | Settled | Index | Linear | Product
 Facts = Iterator[Fact]

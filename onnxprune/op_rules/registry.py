@@ -1,6 +1,6 @@
 """The table of operator rules, and what a rule sees of a node."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxprune.labels import WHOLE, Atoms, Label, Labels, Shape, atoms_of
-from onnxprune.op_rules.facts import Facts, Fixed, Follow, Settled, Size, Tie
+from onnxprune.labels import WHOLE, Atoms, Label, Labels, Shape, atoms_of, touching
+from onnxprune.op_rules.facts import Facts, Fixed, Follow, Lines, Settled, Size, Tie
 from onnxprune.trace import Leaf, Place, Trace
 
 Rule = Callable[["Op"], Facts]
@@ -106,6 +106,35 @@ def stays_whole(label: Label, axis: int) -> Tie:
     """What a factored label loses, it loses along its other axes: all positions of `axis` go together."""
     lines = np.moveaxis(label.atoms, label.axes.index(axis), 0)
     return Tie(np.broadcast_to(lines[:1], lines[1:].shape), lines[1:])
+
+
+def hold(labels: Labels, axes: Collection[int], reason: str) -> Facts:
+    """Let nothing go along these axes: a label that lies on others too may still lose whole lines of those."""
+    for label in touching(labels, axes):
+        held = [axis for axis in label.axes if axis in axes]
+        if len(held) == len(label.axes):
+            yield Fixed(label.atoms, reason)
+        else:
+            yield from (stays_whole(label, axis) for axis in held)
+
+
+def without(labels: Labels, axes: Collection[int]) -> Labels:
+    """Labels that are held along these axes, as they lie on the others; those that lie on no others are left out."""
+    found = []
+    for label in labels:
+        index = tuple(0 if axis in axes else slice(None) for axis in label.axes)
+        left = tuple(axis for axis in label.axes if axis not in axes)
+        found += [Label(left, label.atoms[index])] if left else []
+    return tuple(found)
+
+
+def line(op: "Op", label: Label, axis: int) -> tuple[Atoms, Facts]:
+    """What stands for each position along one axis of a label, and the fact that says so."""
+    if label.axes == (axis,):
+        return label.atoms, iter(())
+    place = label.axes.index(axis)
+    atoms = op.fresh(label.atoms.shape[place])
+    return atoms, iter((Lines(label, place, atoms),))
 
 
 def cut(label: Label, axis: int, where: slice) -> Label:
