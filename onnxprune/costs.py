@@ -66,12 +66,14 @@ class Forms:
 
 def _forms(rows: Sequence[tuple[int, Label]], count: int, owner: "_Owners") -> Forms:
     """The forms of some of `count` rows, the others 1."""
-    constant, counted = np.ones(count), []
+    constant, at, columns, slopes = np.ones(count), [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
     for row, label in rows:
-        constant[row], columns, slopes = _form(label, owner)
-        counted.append((np.full(columns.size, row), columns, slopes))
-    at, columns, slopes = (np.concatenate(part) for part in zip(*counted, strict=True)) if counted else ((), (), ())
-    return Forms(constant, csr_array((slopes, (at, columns)), shape=(count, owner.all.size)))
+        constant[row], own, factors = _form(label, owner)
+        at.append(np.full(own.size, row))
+        columns.append(own)
+        slopes.append(factors)
+    places = np.concatenate(at), np.concatenate(columns)
+    return Forms(constant, csr_array((np.concatenate(slopes), places), shape=(count, owner.all.size)))
 
 
 def parameters(model: ir.Model) -> int:
@@ -190,8 +192,8 @@ def runtime_cost(analysis: Analysis, block: int) -> RuntimeCost:
         inner.append((number, Label((0,), linear.features[0, ::taps])))
         outer.append((number, Label((0,), linear.outputs[0])))
         scale.append(linear.macs * taps / max(analysis.trace.batch, 1))
-    forms = [_forms(rows, len(plain), owner) for rows in (inner, outer)]
-    return RuntimeCost(*forms, np.array(scale), block, owner.combined)
+    read, made = (_forms(rows, len(plain), owner) for rows in (inner, outer))
+    return RuntimeCost(read, made, np.array(scale), block, owner.combined)
 
 
 def _unlabelled(shape: tuple[int, ...], labels: dict[tuple[int, ...], Label]) -> float:

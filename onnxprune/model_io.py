@@ -17,6 +17,7 @@ from onnxprune.serialise import (
     in_memory,
     replace_tensors,
     root_message,
+    skeleton,
     tensor_bytes,
     tensors,
     to_bytes,
@@ -167,26 +168,14 @@ def _from_graphsurgeon(graph: "gs.Graph") -> onnx.ModelProto:
 
 def _checked_clone(model: ir.Model) -> ir.Model:
     try:
-        skeleton = ir.to_proto(_skeleton(model))
+        bones = ir.to_proto(skeleton(model))
         clone = model.clone()
     except Exception as error:  # an unsorted or half-built graph fails in many ways
         raise BadInput(f"the given onnx_ir.Model cannot be serialised: {root_message(error)}") from error
-    require_valid(skeleton, "the given onnx_ir.Model")
+    require_valid(bones, "the given onnx_ir.Model")
     for tensor in tensors(model):
         if isinstance(tensor, ir.ExternalTensor) and not Path(tensor.path).is_file():
             raise BadInput(f"external data of tensor {tensor.name!r} is missing: there is no file {tensor.path}")
-    return clone
-
-
-def _skeleton(model: ir.Model) -> ir.Model:
-    """Clone with the larger initializers turned into inputs: the checker takes at most 2 GiB."""
-    clone = model.clone()
-    for name, value in list(clone.graph.initializers.items()):
-        if value.const_value is not None and value.const_value.nbytes > _INLINE_BYTES:
-            del clone.graph.initializers[name]
-            if value not in clone.graph.inputs:
-                clone.graph.inputs.append(value)
-    replace_tensors(clone, in_memory)
     return clone
 
 

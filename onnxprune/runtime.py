@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxprune.errors import BadInput
 from onnxprune.model_io import save
-from onnxprune.serialise import large_initializers, lighten, root_message, tensor_bytes
+from onnxprune.serialise import LARGE, large_initializers, lighten, root_message, tensor_bytes
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -41,7 +41,7 @@ def open_session(
     With `outputs` (names of any values) the session computes these instead of the graph's outputs, and only the nodes
     they need, from `inputs` (those of the graph that have no value if not given). Without `providers` it runs on the
     CPU. Threads that wait for work leave the cores to others, unless the session is to be `timed`: then they spin, as
-    by default.
+    by default. Nor does a session of a large model lay its weights out anew, which would take their memory twice.
 
     Raises:
         BadInput: onnxruntime is missing, cannot load the model, or did not start a provider that was asked for.
@@ -55,6 +55,8 @@ def open_session(
     wanted = list(providers or [CPU])
     _require_available(wanted, ort)
     options = _options(ort, threads, optimise, timed)
+    if not timed and tensor_bytes(model) > LARGE:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         session = _open(ort, model, options, wanted)
     except BadInput:

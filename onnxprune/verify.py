@@ -1,6 +1,6 @@
 """The proof: the slim model against the wide one with the final weights scattered back, on onnxruntime."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -10,8 +10,8 @@ from onnxprune.errors import BadInput, ProofFailed
 from onnxprune.graph import Array
 from onnxprune.model_check import require_valid
 from onnxprune.passes.scatter import scatter
-from onnxprune.runtime import open_session, run
-from onnxprune.serialise import PROTOBUF_END, tensor_bytes, to_bytes
+from onnxprune.pieces import compute
+from onnxprune.serialise import LARGE, skeleton, tensor_bytes, to_bytes
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "float16": 5e-3, "bfloat16": 5e-3}
 CHOOSERS = ("ArgMax", "ArgMin", "TopK", "NonMaxSuppression")
@@ -25,14 +25,13 @@ def prove(analysis: Analysis, slim: ir.Model, keep: Keep, feeds: Mapping[str, Ar
     is taken over the original model's largest value on these feeds instead, if that is larger.
 
     Raises ProofFailed where it exceeds what the dtype allows all the same, an output's name, dtype or shape changed,
-    infinities or NaN moved, or the slim model does not run.
+    infinities or NaN moved, or the slim model does not run. Large models run piece by piece (docs/decisions/0016).
     """
-    wide = scatter(analysis, slim, keep)
-    expected = _outputs(wide, feeds)
+    seen = analysis.trace.shapes.keys()
+    expected = _outputs(scatter(analysis, slim, keep), feeds, seen)
     try:
-        if tensor_bytes(slim) < PROTOBUF_END:
-            require_valid(to_bytes(slim), "the pruned model")
-        found = _outputs(slim, feeds)
+        require_valid(to_bytes(slim) if tensor_bytes(slim) < LARGE else to_bytes(skeleton(slim)), "the pruned model")
+        found = _outputs(slim, feeds, seen)
     except BadInput as error:
         raise ProofFailed(f"the pruned model does not run: {error}") from error
     if list(expected) != list(found):
@@ -40,16 +39,16 @@ def prove(analysis: Analysis, slim: ir.Model, keep: Keep, feeds: Mapping[str, Ar
     worst = {name: _difference(name, expected[name], found[name]) for name in expected}
     scales = {name: _largest(expected[name]) for name in expected}
     if any(worst[name] > _allowed(expected[name]) * scales[name] for name in expected):
-        original = _outputs(analysis.model, feeds)
+        original = _outputs(analysis.model, feeds, seen)
         scales = {name: max(scale, _largest(original[name])) for name, scale in scales.items()}
     return max((_relative(name, worst[name] / scales[name], expected[name]) for name in expected), default=0.0)
 
 
-def _outputs(model: ir.Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
+def _outputs(model: ir.Model, feeds: Mapping[str, Array], seen: Collection[str]) -> dict[str, Array]:
     """The model's outputs; where one is chosen by rank, what it is chosen from: a tie would turn on rounding."""
     before = {v.name or "" for value in model.graph.outputs for v in _chosen_from(value)}
     names = [value.name or "" for value in model.graph.outputs if not _chosen_from(value)] + sorted(before)
-    return run(open_session(model, inputs=list(feeds), outputs=names) if before else open_session(model), feeds)
+    return compute(model, feeds, names, seen)
 
 
 def _chosen_from(output: ir.Value) -> list[ir.Value]:

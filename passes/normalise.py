@@ -7,6 +7,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxprune.passes.fold import GROWTH_LIMIT, fold
+from onnxprune.serialise import renamed
 
 
 @dataclass(frozen=True)
@@ -129,5 +130,7 @@ def _own_tensor_names(model: ir.Model) -> None:
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
-            if tensor is not None and tensor.name != value.name and tensor.dtype != ir.DataType.STRING:
+            if isinstance(tensor, ir.ExternalTensor) and tensor.name != value.name:
+                value.const_value = renamed(tensor, value.name or "")
+            elif tensor is not None and tensor.name != value.name and tensor.dtype != ir.DataType.STRING:
                 value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)

@@ -1,16 +1,30 @@
 """Take the chosen units out of the graph: constants are sliced, sizes rewritten, nothing else changes."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnxprune.dependency import Analysis, Keep
-from onnxprune.graph import Array, add_constant, array_of, names_in, nodes_by_name, replace_constant, values_by_name
+from onnxprune.graph import (
+    Array,
+    add_constant,
+    array_of,
+    names_in,
+    nodes_by_name,
+    replace_constant,
+    replace_lazily,
+    values_by_name,
+)
 from onnxprune.labels import Label
 from onnxprune.op_rules.facts import Index, Size
+from onnxprune.op_rules.registry import cut
+from onnxprune.serialise import BIG, release
+
+ROWS_AT_ONCE = 8_000_000
+"""Bytes of a big constant that are looked at together."""
 
 
 def remove(analysis: Analysis, keep: Keep) -> ir.Model:
@@ -20,12 +34,37 @@ def remove(analysis: Analysis, keep: Keep) -> ir.Model:
     for original, slots in analysis.param_slots().items():
         labels = [slot.label for slot in slots]
         if any(_loses(label, keep) for label in labels):
-            replace_constant(values[original.name or ""], sliced(array_of(original), labels, keep))
+            _cut(values[original.name or ""], original, labels, keep)
     _renumber(model, [index for index in analysis.indices if _loses(index.label, keep)], keep)
     _rewrite_sizes(model, [size for size in analysis.sizes if _loses(size.label, keep)], keep)
     _name_squeezed_axes(analysis, model, keep)
     _update_shapes(analysis, values, keep)
     return model
+
+
+def _cut(value: ir.Value, original: ir.Value, labels: Sequence[Label], keep: Keep) -> None:
+    shape = array_of(original).shape
+    if original.const_value is None or original.const_value.nbytes < BIG:
+        replace_constant(value, sliced(array_of(original), labels, keep))
+    else:
+        left = sliced(np.broadcast_to(np.int8(0), shape), labels, keep).shape
+        replace_lazily(value, left, lambda: rows_left(original, labels, keep).reshape(left))
+
+
+def rows_left(original: ir.Value, labels: Sequence[Label], keep: Keep) -> Array:
+    """What stays of a constant, flat; what it was mapped from is in memory some rows at a time."""
+    parts = [part[selector(part.shape, here, keep)] for part, here in some_rows(original, labels)]
+    return np.concatenate(parts)
+
+
+def some_rows(original: ir.Value, labels: Sequence[Label]) -> Iterator[tuple[Array, list[Label]]]:
+    """A constant in pieces along its first axis, each with the labels that lie on it."""
+    array = array_of(original)
+    step = max(1, ROWS_AT_ONCE * len(array) // max(array.nbytes, 1)) if array.ndim else 1
+    for first in range(0, len(array), step):
+        where = slice(first, first + step)
+        yield array[where], [cut(label, 0, where) if 0 in label.axes else label for label in labels]
+        release(original.const_value)
 
 
 def _loses(label: Label, keep: Keep) -> bool:
