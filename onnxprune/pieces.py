@@ -33,8 +33,8 @@ def compute(
     values = values_by_name(model)
     here: dict[str, Array] = {**feeds}
     here |= {name: array_of(values[name]) for name in outputs if name in values and _constant(values[name])}
-    for piece in _pieces(model, outputs, {*tensors, *feeds}):
-        session = open_session(model, inputs=piece.inputs, outputs=piece.outputs)
+    for piece in _pieces(model, outputs, {*tensors, *feeds, *outputs}):
+        session = open_session(model, inputs=piece.inputs, outputs=piece.outputs, lent=True)
         # Copies: what the runtime lends keeps the session alive, and all its weights.
         found = {name: np.array(array) for name, array in run(session, {n: here[n] for n in piece.inputs}).items()}
         del session
