@@ -91,6 +91,12 @@ def release(tensor: ir.TensorProtocol | None) -> None:
         raw.madvise(mmap.MADV_DONTNEED)
 
 
+def release_all(model: ir.Model) -> None:
+    """Give back the memory that the mapped tensors of a model take."""
+    for tensor in tensors(model):
+        release(tensor)
+
+
 def tensor_bytes(model: ir.Model) -> int:
     """Bytes of all tensors of the model: initializers and attributes, subgraphs and functions included."""
     return sum(tensor.nbytes for tensor in tensors(model))
