@@ -36,6 +36,8 @@ PROTOBUF_LIMIT = 1_900_000_000
 
 _INLINE_BYTES = 1024  # smaller tensors stay in the model file, so that shapes can be read without the data
 _ALIGNMENT = 64
+_EXTERNAL = "onnxprune.external"
+"""The key, in a graph's `meta`, of a model that came with external data: it stays in memory and is not written."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def save(model: ir.Model, path: str | os.PathLike[str], before: Callable[[], Non
     """
     target = Path(path)
     external = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors(model))
-    if external or tensor_bytes(model) > PROTOBUF_LIMIT:
+    if external or _EXTERNAL in model.graph.meta or tensor_bytes(model) > PROTOBUF_LIMIT:
         return _save_with_data(model, target, before)
     data = to_bytes(model)
     write_bytes(target, data, before)
@@ -139,6 +141,7 @@ def _load_path(path: Path) -> Loaded:
     for tensor in tensors(model):
         if isinstance(tensor, ir.ExternalTensor):
             tensor.base_dir = folder
+            model.graph.meta[_EXTERNAL] = True
     return Loaded(model, "path", path)
 
 

@@ -48,13 +48,17 @@ def _cut(value: ir.Value, original: ir.Value, labels: Sequence[Label], keep: Kee
         replace_constant(value, sliced(array_of(original), labels, keep))
     else:
         left = sliced(np.broadcast_to(np.int8(0), shape), labels, keep).shape
-        replace_lazily(value, left, lambda: rows_left(original, labels, keep).reshape(left))
+        replace_lazily(value, left, lambda: _cut_by_rows(original, labels, keep, left))
 
 
-def rows_left(original: ir.Value, labels: Sequence[Label], keep: Keep) -> Array:
-    """What stays of a constant, flat; what it was mapped from is in memory some rows at a time."""
-    parts = [part[selector(part.shape, here, keep)] for part, here in some_rows(original, labels)]
-    return np.concatenate(parts)
+def _cut_by_rows(original: ir.Value, labels: Sequence[Label], keep: Keep, shape: tuple[int, ...]) -> Array:
+    """What stays of a constant; of what it is mapped from no more than some rows are in memory."""
+    left, filled = np.empty(shape, array_of(original).dtype), 0
+    for part, here in some_rows(original, labels):
+        stays = part[selector(part.shape, here, keep)]
+        left.reshape(-1)[filled : filled + stays.size] = stays
+        filled += stays.size
+    return left
 
 
 def some_rows(original: ir.Value, labels: Sequence[Label]) -> Iterator[tuple[Array, list[Label]]]:

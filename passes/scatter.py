@@ -67,14 +67,18 @@ def _scatter(wide: ir.Value, original: ir.Value, final: ir.Value, slots: Sequenc
 
 
 def _scattered(original: ir.Value, final: ir.Value, slots: Sequence[Slot], keep: Keep) -> Array:
-    wide, left = np.empty_like(array_of(original)), array_of(final).reshape(-1)
-    row = 0
+    # What is made when it is read was cut from the original and nothing else: there it lies already.
+    solved = not isinstance(final.const_value, ir.LazyTensor)
+    left = array_of(final).reshape(-1) if solved else np.empty(0)
+    wide, row = np.empty_like(array_of(original)), 0
     for part, labels in some_rows(original, [slot.label for slot in slots]):
         inside = wide[row : row + len(part)]
         inside[...] = part
         summed = [label for label, slot in zip(labels, slots, strict=True) if slot.contracted]
         inside[~selector(part.shape, summed, keep)] = 0
-        stays = selector(part.shape, labels, keep)
-        inside[stays] = left[: np.count_nonzero(stays)]
-        row, left = row + len(part), left[np.count_nonzero(stays) :]
+        if solved:
+            stays = selector(part.shape, labels, keep)
+            inside[stays] = left[: np.count_nonzero(stays)]
+            left = left[np.count_nonzero(stays) :]
+        row += len(part)
     return wide
