@@ -181,7 +181,7 @@ def _layer_feeds(layer: Layer, blocks: Mapping[int, tuple[Judge, npt.NDArray[np.
 def _pruned(judge: Judge, mask: npt.NDArray[np.bool_]) -> tuple[F64, F64]:
     reader, moments = judge.reader, judge.reader.moments
     assert moments is not None
-    weight = np.zeros_like(reader.weight)
+    weight = np.zeros(reader.weight.shape)
     weight[:, mask] = refit(moments.gram, moments.cross, reader.weight, np.flatnonzero(mask), CURVE_RIDGE)
     return weight, (reader.weight - weight) @ moments.mean_x
 

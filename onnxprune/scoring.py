@@ -1,7 +1,7 @@
 """Groups and statistics to problems, problems to selections, selections to error-against-width curves."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from threading import Lock
 
@@ -13,11 +13,12 @@ from onnxprune.criteria import Criterion
 from onnxprune.criteria.curve import error_curve
 from onnxprune.criteria.problem import Options, Problem, Reader, Selection, Writer
 from onnxprune.dependency import Analysis
-from onnxprune.graph import array_of
+from onnxprune.graph import Array, array_of
 from onnxprune.grouping import Group
-from onnxprune.native import F64
+from onnxprune.native import F64, Real
 from onnxprune.op_rules.facts import Linear
 from onnxprune.parallel import each
+from onnxprune.serialise import BIG, release
 from onnxprune.weights import to_matrix
 
 Tick = Callable[[], None]
@@ -88,8 +89,10 @@ def score(
         problem = Problem(group.name, group.width, own, writers, group.rows, seed + number)
         judges = tuple(Judge(reader, held, block) for reader, held, block in reading if held is not None)
         selection = criterion.select(problem, options)
+        for linear in (*group.readers, *group.writers):
+            release(linear.weight.const_value)
         tick()
-        return Scored(group, problem, selection, judges)
+        return Scored(group, replace(problem, writers=()), selection, judges)
 
     return each(rank, enumerate(groups), lambda numbered: sum(_cubed(linear) for linear in numbered[1].readers))
 
@@ -113,7 +116,7 @@ class _Moments:
     def reader(self, group: Group, linear: Linear, block: int, units: int) -> tuple[Reader, HeldOut | None]:
         """One block of a layer as the criteria see it, and its held-out moments."""
         name = linear.node.name or ""
-        weight = to_matrix(linear, array_of(linear.weight))[block].astype(np.float64)
+        weight = _block(linear, block)
         channel = group.positions(units)[linear.features[block]]
         found = self._statistics.get(name)
         if found is None:
@@ -141,7 +144,7 @@ def _looped(group: Group, reading: Sequence[tuple[Reader, HeldOut | None, int]],
 
 def _moments(statistics: LayerStatistics, linear: Linear, block: int) -> tuple[Moments, HeldOut]:
     """The moments to solve on and to judge on; each stands in for the other where that saw no row."""
-    weight = to_matrix(linear, array_of(linear.weight))[block].astype(np.float64)
+    weight = _block(linear, block)
     solve, held = statistics.solve[block], statistics.held[block]
     if not (solve.count and held.count):
         only = (solve if solve.count else held).moments().with_linear_targets(weight)
@@ -149,15 +152,25 @@ def _moments(statistics: LayerStatistics, linear: Linear, block: int) -> tuple[M
     return solve.moments().with_linear_targets(weight), HeldOut(lambda: held.moments().with_linear_targets(weight))
 
 
+def _block(linear: Linear, block: int) -> Real:
+    """The weight (n, F) of one block, in double precision; where that would take much memory, the constant itself."""
+    matrix: Real = to_matrix(linear, array_of(linear.weight))[block]
+    return matrix if _stays(matrix) else matrix.astype(np.float64)
+
+
+def _stays(matrix: Array) -> bool:
+    return matrix.nbytes >= BIG and matrix.dtype in (np.float32, np.float64)
+
+
 def _writer(group: Group, linear: Linear, units: int) -> Writer:
     """The rows of a weight that make the group's channels, gathered by block."""
-    matrix = to_matrix(linear, array_of(linear.weight)).astype(np.float64)
+    matrix = to_matrix(linear, array_of(linear.weight))
     rows = matrix.reshape(-1, matrix.shape[-1])
     block = group.positions(units)[linear.outputs.reshape(-1)]
     order = np.argsort(block, kind="stable")
     bounds = np.searchsorted(block[order], np.arange(group.width + 1))
     most = int(np.diff(bounds).max(initial=0))
-    gathered = np.zeros((group.width, most, rows.shape[1]))
+    gathered = np.zeros((group.width, most, rows.shape[1]), rows.dtype if _stays(rows) else np.float64)
     for position, (start, end) in enumerate(pairwise(bounds)):
         gathered[position, : end - start] = rows[order[start:end]]
     return Writer(linear.node.name or "", gathered.reshape(group.width, -1))

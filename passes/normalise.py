@@ -9,6 +9,7 @@ from onnx_ir.passes import common
 from onnxprune.graph import names_in
 from onnxprune.passes.fold import GROWTH_LIMIT, fold
 from onnxprune.passes.zero_states import drop_zero_states
+from onnxprune.serialise import renamed
 
 
 @dataclass(frozen=True)
@@ -148,5 +149,7 @@ def _own_tensor_names(model: ir.Model) -> None:
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
-            if tensor is not None and tensor.name != value.name and tensor.dtype != ir.DataType.STRING:
+            if isinstance(tensor, ir.ExternalTensor) and tensor.name != value.name:
+                value.const_value = renamed(tensor, value.name or "")
+            elif tensor is not None and tensor.name != value.name and tensor.dtype != ir.DataType.STRING:
                 value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
