@@ -48,7 +48,7 @@ def prove(analysis: Analysis, slim: ir.Model, keep: Keep, feeds: Mapping[str, Ar
         raise ProofFailed(f"the pruned model does not run: {error}") from error
     if list(expected) != list(found):
         raise ProofFailed(f"the outputs are {list(found)}, they were {list(expected)}")
-    again = _Again(lambda: _outputs(analysis.model, feeds, seen), partial(_shaken_outputs, wide, feeds, seen))
+    again = _Again(lambda: _outputs(analysis.model, feeds, seen), partial(_shaken_outputs, analysis, wide, feeds))
     worst = _worst(expected, found, again)
     return max(worst, _worst_of_bodies(analysis, wide, slim, keep, feeds))
 
@@ -79,16 +79,16 @@ def _exceeded(worst: Mapping[str, float], scales: Mapping[str, float], allowed: 
     return any(worst[name] > limit * scales[name] for name, limit in allowed.items())
 
 
-def _shaken_outputs(model: ir.Model, feeds: Mapping[str, Array], seen: Collection[str]) -> Outputs:
-    return _outputs(shaken(model), feeds, seen)
+def _shaken_outputs(analysis: Analysis, model: ir.Model, feeds: Mapping[str, Array]) -> Outputs:
+    weights = {linear.weight.name or "" for linear in analysis.linears}
+    return _outputs(shaken(model, weights), feeds, analysis.trace.shapes.keys())
 
 
-def shaken(model: ir.Model) -> ir.Model:
-    """The model with every real weight changed in its last bit, up or down by chance."""
+def shaken(model: ir.Model, weights: Collection[str]) -> ir.Model:
+    """The model with every number of the named weights changed in its last bit, up or down by chance."""
     model, rng = model.clone(), np.random.default_rng(0)
     for value in constants(model):
-        tensor = value.const_value
-        if tensor is not None and tensor.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16):
+        if value.name in weights and value.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16):
             array = array_of(value)
             signs = rng.choice(np.array([-1, 1]), array.shape)
             replace_constant(value, array * (1 + signs * float(np.finfo(array.dtype).eps)))
@@ -115,7 +115,7 @@ def _worst_of_bodies(
         except (BadInput, KeyError) as error:
             raise ProofFailed(f"{name} of the pruned model does not run: {error}") from error
         original = partial(_outputs, originals[name].model, originals[name].feeds, seen)
-        worst = max(worst, _worst(expected, found, _Again(original, partial(_shaken_outputs, body, given, seen))))
+        worst = max(worst, _worst(expected, found, _Again(original, partial(_shaken_outputs, analysis, body, given))))
     return worst
 
 
