@@ -1,13 +1,13 @@
 """What could be pruned from a model, before anything is: groups, widths, what they cost, and what is closed and why."""
 
+from collections.abc import Callable, Mapping
 from typing import Literal
 
-import numpy as np
 import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict
 
 from onnxprune.config import Config, make_config
-from onnxprune.costs import CostModel, cost_model
+from onnxprune.costs import CostModel, Float, Widths, cost_model
 from onnxprune.dependency import Analysis, Group
 from onnxprune.model_io import ModelSource, load
 from onnxprune.prepare import open_data, prepare
@@ -46,7 +46,10 @@ class GroupFacts(_Frozen):
 
 
 class Inspection(_Frozen):
-    """What `onnxprune inspect` tells."""
+    """What `onnxprune inspect` tells.
+
+    `least_macs` and `least_params` are the shares that would remain with half of every open group gone.
+    """
 
     schema_version: Literal[1] = 1
     model: str
@@ -57,6 +60,8 @@ class Inspection(_Frozen):
     outputs: tuple[InputFacts, ...]
     nodes: int
     totals: Totals
+    least_macs: float
+    least_params: float
     groups: tuple[GroupFacts, ...]
     closed: tuple[ClosedReport, ...]
     guesses: tuple[str, ...]
@@ -74,6 +79,7 @@ def inspect(model: ModelSource, config: Config | None = None) -> Inspection:
     analysis = prepared.analysis
     costs = cost_model(analysis)
     place = {id(group): index for index, group in enumerate(analysis.groups)}
+    halved = _half_widths(costs, {place[id(group)]: group for group in prepared.groups})
     return Inspection(
         model=str(loaded.path or loaded.model.graph.name or "model"),
         opsets=dict(loaded.model.opset_imports),
@@ -83,10 +89,27 @@ def inspect(model: ModelSource, config: Config | None = None) -> Inspection:
         outputs=tuple(_facts(v) for v in loaded.model.graph.outputs),
         nodes=len(loaded.model.graph),
         totals=_totals(costs, analysis),
+        least_macs=_share(costs.macs, costs.full, halved),
+        least_params=_share(costs.params, costs.full, halved),
         groups=tuple(_group(group, place[id(group)], costs) for group in prepared.groups),
         closed=tuple(ClosedReport(name=c.name, width=c.width, reason=c.reason) for c in prepared.closed),
         guesses=data.guesses,
     )
+
+
+def _half_widths(costs: CostModel, open_groups: Mapping[int, Group]) -> Widths:
+    """The widths with half of every open group (index → group) gone: the larger half stays, the same in each row."""
+    widths = costs.full.copy()
+    for index, group in open_groups.items():
+        a_row = group.width // group.row_count
+        widths[index] = (a_row - a_row // 2) * group.row_count
+    return widths
+
+
+def _share(count: Callable[[Widths], Float], full: Widths, widths: Widths) -> float:
+    """What is left of a cost; of a cost that is nothing, all."""
+    before, after = float(count(full)), float(count(widths))
+    return after / before if before else 1.0
 
 
 def _totals(costs: CostModel, analysis: Analysis) -> Totals:
@@ -102,14 +125,13 @@ def _facts(value: ir.Value) -> InputFacts:
 def _group(group: Group, index: int, costs: CostModel) -> GroupFacts:
     without = costs.full.copy()
     without[index] = 0
-    macs, params = (count(np.stack([costs.full, without])) for count in (costs.macs, costs.params))
     return GroupFacts(
         name=group.name,
         width=group.width,
         rows=group.row_count,
         writers=tuple(linear.node.name or "" for linear in group.writers),
         readers=tuple(linear.node.name or "" for linear in group.readers),
-        macs_share=float(1 - macs[1] / max(macs[0], 1)),
-        params_share=float(1 - params[1] / max(params[0], 1)),
+        macs_share=1 - _share(costs.macs, costs.full, without),
+        params_share=1 - _share(costs.params, costs.full, without),
         names=tuple(sorted(group.names)),
     )

@@ -145,6 +145,7 @@ def test_inspect_tells_groups_costs_and_what_is_closed(folder: Path, capsys: pyt
     out = capsys.readouterr().out
     assert "--keep names it" in out
     assert "x: float (N, 3, 8, 8)" in out
+    assert "of the parameters remain with half of every group gone" in out
 
 
 def test_bench_times_models_in_turn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
