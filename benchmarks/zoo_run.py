@@ -52,7 +52,7 @@ def coverage(name: str, path: Path, cache: Path) -> dict[str, Any]:
     except zoo_inputs.Missing:
         inputs = None
     shapes = zoo_inputs.shapes(name)
-    found = onnxprune.inspect(path, make_config(input_shape=shapes))
+    found = onnxprune.inspect(path, make_config(input_shape=shapes), inputs)
     start = time.perf_counter()
     report = onnxprune.compress(path, calib=inputs, samples=FEW, input_shape=shapes, threads=1, **HALF).report
     return {

@@ -67,14 +67,14 @@ class Inspection(_Frozen):
     guesses: tuple[str, ...]
 
 
-def inspect(model: ModelSource, config: Config | None = None) -> Inspection:
-    """Analyse a model on two made-up inputs, whose shapes `config.input_shape` may give; nothing is changed.
+def inspect(model: ModelSource, config: Config | None = None, calib: object = None) -> Inspection:
+    """Analyse a model on two inputs of `calib`, else made-up ones, whose shapes `config.input_shape` may give.
 
     Raises BadInput where the model cannot be read or run.
     """
     settings = make_config(**{**(config.model_dump(exclude_unset=True) if config else {}), "samples": FEW_SAMPLES})
     loaded = load(model)
-    data = open_data(loaded.model, None, settings, matched=False)
+    data = open_data(loaded.model, calib, settings, matched=False)
     prepared = prepare(loaded.model, data, settings, fold=False)
     analysis = prepared.analysis
     costs = cost_model(analysis)

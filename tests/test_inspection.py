@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 from cli_case import tiny_model
-from graph_text import model_from_text
+from graph_text import integers, model_from_text
 from topologies import TOPOLOGIES
 
 import onnxprune
@@ -69,3 +69,13 @@ def test_a_run_that_halves_every_group_reaches_the_bound(name: str) -> None:
     assert all(np.isclose(group.kept, group.width / 2, atol=group.width / 4) for group in report.groups)
     assert report.after.macs / report.before.macs == pytest.approx(found.least_macs, rel=1e-4)
     assert report.after.params / report.before.params == pytest.approx(found.least_params, rel=0.02)
+
+
+def test_a_model_that_runs_on_no_made_up_input_is_analysed_on_given_ones() -> None:
+    body = "r = Reshape (x, twelve) h = MatMul (r, a) y = MatMul (h, b)"
+    model = model_from_text("(float[N, S] x) => (float[M, 2] y)", body,
+                            {"twelve": integers(-1, 12), "a": (12, 6), "b": (6, 2)})  # fmt: skip
+    with pytest.raises(onnxprune.BadInput, match="64 is a guess"):
+        onnxprune.inspect(model)
+    found = onnxprune.inspect(model, calib={"x": np.ones((2, 12), np.float32)})
+    assert [group.width for group in found.groups] == [6]
