@@ -246,6 +246,11 @@ def test_large_weights_are_read_where_they_lie_and_the_model_keeps_them(dtype: t
     assert len(session.weights_in_use) == 1
 
 
+def test_a_large_weight_that_nothing_reads_is_in_nobodys_way() -> None:
+    session = open_session(weighted("net (float[N,2] x) => (float[N,2] y) { y = Neg (x) }", np.ones(1000, np.float32)))
+    np.testing.assert_array_equal(run(session, {"x": X})["y"], -X)
+
+
 def test_a_weight_that_is_an_input_as_well_can_be_given() -> None:
     weight = np.ones((400, 2), np.float32)
     model = weighted("net (float[N,400] x, float[400,2] w) => (float[N,2] y) { y = MatMul (x, w) }", weight)
