@@ -113,11 +113,16 @@ def _unseen(found: Iterable[Entry], digests: set[str]) -> list[Entry]:
     """Those that no earlier package ships."""
     new = []
     for one in found:
-        digest = one.name if one.error else hashlib.sha256(one.path.read_bytes()).hexdigest()
+        digest = one.name if one.error else _digest(one.path)
         if digest not in digests:
             digests.add(digest)
             new.append(one)
     return new
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:  # piece by piece: what this process holds counts as memory of those it starts
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _topologies(folder: Path) -> list[Entry]:

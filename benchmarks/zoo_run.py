@@ -66,7 +66,7 @@ def coverage(name: str, path: Path, cache: Path) -> dict[str, Any]:
         "closed": _by_reason(report),
         "proof": report.proof,
         "speedup": report.latency[0].speedup,
-        "data": "" if inputs is None else "real",
+        "data": "made up" if inputs is None else "real",
     }
 
 

@@ -25,7 +25,7 @@ class Row:
     seconds: float = 0.0
     memory: int = 0
     speedup: float = 1.0
-    data: str = ""
+    data: str = "made up"
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Fidelity:
 
 
 COVERAGE_HEAD = """\
-| model | multiply–adds | (least) | parameters | (least) | groups pruned | closed: groups (channels) | proof | seconds \
-| memory | times as fast |
-|---|--:|--:|--:|--:|--:|---|--:|--:|--:|--:|"""
+| model | inputs | multiply–adds | (least) | parameters | (least) | groups pruned | closed: groups (channels) | proof \
+| seconds | memory | times as fast |
+|---|---|--:|--:|--:|--:|--:|---|--:|--:|--:|--:|"""
 FIDELITY_HEAD = """\
 | model | obs | magnitude | obs / magnitude | multiply–adds of each | seconds | memory |
 |---|--:|--:|--:|--:|--:|--:|"""
@@ -83,11 +83,11 @@ def _summary(rows: Sequence[Row]) -> str:
 
 def _coverage_line(row: Row) -> str:
     if row.error:
-        return f"| {row.name} | {_cell(row.error)} |" + " |" * 9
+        return f"| {row.name} | {_cell(row.error)} |" + " |" * 10
     figures = (f"{row.macs:.3f}", f"{row.least_macs:.3f}", f"{row.params:.3f}", f"{row.least_params:.3f}")
     closed = "<br>".join(f"{n} ({channels}): {_cell(reason)}" for reason, (n, channels) in row.closed.items())
     rest = (f"{row.pruned} of {row.groups}", closed, f"{row.proof:.0e}", f"{row.seconds:.1f}", _megabytes(row.memory))
-    return "| " + " | ".join((row.name, *figures, *rest, f"{row.speedup:.2f}×")) + " |"
+    return "| " + " | ".join((row.name, row.data, *figures, *rest, f"{row.speedup:.2f}×")) + " |"
 
 
 def _fidelity_line(row: Fidelity) -> str:

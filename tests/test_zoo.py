@@ -33,7 +33,7 @@ def test_a_row_tells_what_stays_and_by_reason_what_cannot_go() -> None:
     line = zoo_table.coverage([ROW]).splitlines()[-1]
     closed = "2 (14): it is an output | of the model<br>1 (8): Softmax weighs it"
     assert cells(line) == [
-        "pack/net", "0.300", "0.290", "0.250", "0.240", "5 of 6", closed, "2e-07", "1.2", "123 MB", "1.50×",
+        "pack/net", "made up", "0.300", "0.290", "0.250", "0.240", "5 of 6", closed, "2e-07", "1.2", "123 MB", "1.50×",
     ]  # fmt: skip
 
 
