@@ -27,7 +27,7 @@ def main() -> int:
     for entry in _chosen(entries(options.cache, options.light), options):
         row = kind(**told(entry, task, options.cache, options.limit))
         rows.append(row)
-        print(f"{row.name}: {row.error or f'{row.seconds:.1f} s'}", file=sys.stderr, flush=True)
+        print(zoo_table.line(row), file=sys.stderr, flush=True)  # nothing measured is lost where this is interrupted
     text = zoo_table.fidelity(rows) if options.fidelity else zoo_table.coverage(rows)
     print(text)
     if options.write is not None:

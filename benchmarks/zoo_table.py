@@ -53,7 +53,7 @@ FIDELITY_HEAD = """\
 
 def coverage(rows: Sequence[Row]) -> str:
     """The table, with a sentence that sums it up."""
-    return "\n".join((_summary(rows), "", COVERAGE_HEAD, *map(_coverage_line, rows)))
+    return "\n".join((_summary(rows), "", COVERAGE_HEAD, *map(line, rows)))
 
 
 def fidelity(rows: Sequence[Fidelity]) -> str:
@@ -61,7 +61,12 @@ def fidelity(rows: Sequence[Fidelity]) -> str:
     done = [row for row in rows if not row.error]
     better, half = (sum(row.obs <= share * row.magnitude for row in done) for share in (1.0, 0.5))
     told = f"{len(done)} models, {len(rows) - len(done)} failed; obs is better on {better}, at most half on {half}."
-    return "\n".join((told, "", FIDELITY_HEAD, *map(_fidelity_line, rows)))
+    return "\n".join((told, "", FIDELITY_HEAD, *map(line, rows)))
+
+
+def line(row: Row | Fidelity) -> str:
+    """One line of a table."""
+    return _coverage_line(row) if isinstance(row, Row) else _fidelity_line(row)
 
 
 def write(file: Path, mark: str, text: str) -> None:
