@@ -33,8 +33,11 @@ class Config(BaseModel):
     )
     norm: Literal["l1", "l2"] = option("l1", "Method", "Norm of the magnitude method.")
     forward: bool = option(False, "Method", "Let thinet add channels instead of removing them.")
-    sampler: bool = option(
-        False, "Method", "Sample the channels of a shared input for the first layer of a branch alone, by a Gather."
+    sampler: bool | None = option(
+        None,
+        "Method",
+        "Sample input channels for one layer alone, by a Gather: for the first layer of each branch, or for none. "
+        "If not given: for wide layers whose input cannot lose any.",
     )
     macs: float | None = option(
         None,

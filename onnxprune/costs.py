@@ -61,8 +61,9 @@ class Forms:
 
     def __call__(self, columns: Float) -> Float:
         """(…, T) for (…, columns)."""
-        flat = (self.slope @ columns.reshape(-1, columns.shape[-1]).T).T + self.constant
-        return np.asarray(flat.reshape(*columns.shape[:-1], -1))
+        *leading, count = columns.shape
+        flat = (self.slope @ columns.reshape(int(np.prod(leading)), count).T).T + self.constant
+        return np.asarray(flat.reshape(*leading, self.constant.size))
 
 
 def _forms(rows: Sequence[tuple[int, Label]], count: int, owner: "_Owners") -> Forms:

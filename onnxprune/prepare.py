@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import prod
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxprune.calibration.batchnorm_match import match
@@ -18,11 +19,12 @@ from onnxprune.dependency import Analysis, Closed, Group, analyse
 from onnxprune.errors import BadInput
 from onnxprune.functions import analysed
 from onnxprune.graph import Array, every_node
+from onnxprune.labels import WHOLE
 from onnxprune.layers import solvable
 from onnxprune.passes.add_bias import add_bias
 from onnxprune.passes.fold_batchnorm import fold_batchnorm
 from onnxprune.passes.normalise import normalise
-from onnxprune.passes.samplers import add_samplers
+from onnxprune.passes.samplers import add_samplers, sharing
 from onnxprune.trace import Trace, trace
 
 DEFAULT_SAMPLES = 512
@@ -37,6 +39,9 @@ FEWEST_JUDGED, JUDGED = 16, 3.5e10
 LARGEST_ACTIVATION = 32_000_000
 """Bytes of one tensor that the system hands out again; larger ones are new pages each time, which took half a sweep."""
 TRACE_BATCH = 2
+FEWEST_SAMPLED, WORTH_SAMPLING = 16, 512
+"""A layer whose input cannot go samples it, if it has so many channels, and if each of them goes into so many products:
+to copy one costs about as much as a dozen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,12 +172,31 @@ def prepare(model: ir.Model, data: Data, config: Config, fold: bool) -> Prepared
         analysis = _again(fold_batchnorm(original, ours), data, traced, config)
         ours = {x.node.name or "" for x in solvable(analysis)} - frozen
         analysis = _again(add_bias(analysis.model, ours), data, analysis.trace, config)
-    if config.sampler:
-        ours = {x.node.name or "" for x in solvable(analysis) if x.groups == 1} - frozen
-        analysis = _again(add_samplers(analysis.model, ours), data, analysis.trace, config)
+    if sampled := _sampled(analysis, frozen, config):
+        analysis = _again(add_samplers(analysis.model, sampled), data, analysis.trace, config)
     _require_matches((normal, original, analysis.model), config)
     groups, closed = _chosen(analysis, config)
     return Prepared(original, analysis, groups, (*analysis.closed, *closed), frozen)
+
+
+def _sampled(analysis: Analysis, frozen: frozenset[str], config: Config) -> dict[str, tuple[int, int]]:
+    """The layers that get a channel sampler: (the axis of their input channels, how many they are)."""
+    plain = [
+        x for x in solvable(analysis) if x.groups == 1 and x.node.name not in frozen and x.x.producer() is not None
+    ]
+    if config.sampler:
+        return sharing(analysis.model, {x.node.name or "" for x in plain})
+    if config.sampler is not None:
+        return {}
+    found = {}
+    for linear in plain:
+        axis = 1 if linear.kind == "conv" else -1
+        width = analysis.trace.shape(linear.x)[axis]
+        worth = linear.outputs.shape[1] * linear.features.shape[1] // max(width, 1)
+        closed = bool(np.all(linear.features == WHOLE))
+        if linear.kind in ("conv", "gemm", "matmul") and closed and width >= FEWEST_SAMPLED and worth >= WORTH_SAMPLING:
+            found[linear.node.name or ""] = (axis, width)
+    return found
 
 
 def _trace(model: ir.Model, data: Data) -> Trace:

@@ -18,11 +18,11 @@ def test_a_constant_size_makes_positions_that_can_go() -> None:
     assert [(element, atoms) for _, element, atoms, _ in sizes(facts)] == [(1, [100, 101, 102])]
 
 
-def test_expand_repeats_a_scalar_and_a_single_position() -> None:
+def test_expand_repeats_a_constant_but_makes_no_channels_of_an_activation() -> None:
     constant = facts_of(SHAPE + "y = Expand (zero, s)", X, {}, {"k": integers(3), "zero": np.zeros(1, np.float32)})
     assert outs(constant) == {(1,): [100, 101, 102]}
     facts = facts_of("y = Expand (x, s)", {"x": (2, 1, 5)}, {}, {"s": integers(1, 3, 1)})
-    assert outs(facts) == {(1,): [100, 101, 102]}
+    assert outs(facts) == {}
 
 
 def test_a_constant_that_is_repeated_loses_positions_of_its_own() -> None:
@@ -43,7 +43,7 @@ def test_positions_stay_where_an_operator_takes_them_as_a_setting() -> None:
     body = "i = Expand (rows, s) e = Gather (table, i) m = MatMul (e, e_w) p = MatMul (a, b_w) y = Add (p, m)"
     weights: Weights = {"a_w": (5, 6), "b_w": (6, 3), "e_w": (7, 3), "table": (9, 7)}
     case = whole("n = Shape <start=0, end=1> (x) s = Concat <axis=0> (n, k) " + body, {**weights, **ROWS})
-    assert case.widths() == {"MatMul:a": 6}
+    assert case.widths() == {"MatMul:a": 6, "table": 7}
     check_every_removal(case)
 
 

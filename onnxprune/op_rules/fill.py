@@ -23,13 +23,14 @@ def own(op: Op) -> Generator[Fact, None, Labels]:
     return labels
 
 
-def repeated(op: Op, index: int, element: int, axis: int) -> Generator[Fact, None, Labels]:
+def repeated(op: Op, index: int, element: int, axis: int, made: bool = True) -> Generator[Fact, None, Labels]:
     """The labels of an axis of equal positions whose size is element `element` of the integers at input `index`.
 
-    A constant size makes new atoms; a size taken from a labelled axis takes its atoms too.
+    A constant size makes new atoms (of a tensor that is `made` here, not of an activation that passes, whose repeated
+    axis nobody wants cut); a size taken from a labelled axis takes its atoms too.
     """
     origin, width = op.trace.origin(op.input(index), element), op.out_shape()[axis]
-    if origin is None or width < 2:
+    if origin is None or width < 2 or not (made or origin.leaves):
         return ()
     if not origin.leaves:
         label = Label((axis,), op.fresh(width))

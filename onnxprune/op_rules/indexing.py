@@ -42,9 +42,10 @@ def gather(op: Op) -> Facts:
 def _sampled(op: Op) -> Facts:
     """A channel sampler drops channels for its reader alone: its input stays whole, its indices are cut."""
     yield from fix(op.labels(), "a channel sampler picks from it")
-    fresh = op.fresh(op.shape()[1])
+    axis = op.attr("axis") % len(op.shape())
+    fresh = op.fresh(op.shape()[axis])
     yield Param(1, Label((0,), fresh))
-    yield Out(0, on(1, fresh))
+    yield Out(0, on(axis, fresh))
 
 
 def _looked_up(op: Op, axis: int) -> Labels:

@@ -70,9 +70,9 @@ def expand(op: Op) -> Facts:
         for position, axis in enumerate(label.axes):
             if axis >= skipped:
                 yield from follows(op, 1, axis - skipped, label, position)
-    for axis in range(skipped, len(op.out_shape())) if op.constant(0) else ():
+    for axis in range(skipped, len(op.out_shape())):
         if axis < shift or op.shape()[axis - shift] == 1:
-            kept += yield from repeated(op, 1, axis - skipped, axis)
+            kept += yield from repeated(op, 1, axis - skipped, axis, op.constant(0))
     yield Out(0, kept)
 
 
