@@ -18,6 +18,7 @@ class CostModel:
     """Counts of every constant's elements as a product of forms that are linear in the widths of the groups.
 
     `rest` (T,) elements on unlabelled axes; `constant` (K, T) and `slope` (K, T, groups) the forms, padded with 1;
+    `stored` (T,) is 0 for the constants that the graph computes: they multiply, and are no parameters;
     `weight_macs` (T,) multiply–adds of one element a sample; `fixed_macs` what no width changes; `came` the elements of
     the model as it came, with BatchNorms and without the biases that were added.
     """
@@ -25,6 +26,7 @@ class CostModel:
     rest: Float
     constant: Float
     slope: Float
+    stored: Float
     weight_macs: Float
     fixed_macs: float
     full: Widths
@@ -41,7 +43,7 @@ class CostModel:
 
     def params(self, widths: npt.NDArray[np.generic]) -> Float:
         """Elements of all constants, for widths (…, groups)."""
-        return np.asarray(self.elements(widths).sum(axis=-1))
+        return np.asarray(self.elements(widths) @ self.stored)
 
 
 def parameters(model: ir.Model) -> int:
@@ -57,11 +59,13 @@ def cost_model(analysis: Analysis, original: ir.Model | None = None) -> CostMode
     owner = _owners(analysis)
     full = np.array([group.width for group in analysis.groups], np.int64)
     batch = max(analysis.trace.batch, 1)
-    macs: dict[object, float] = {}
+    macs: dict[ir.Value, float] = {}
     for linear in analysis.linears:
         macs[linear.weight] = macs.get(linear.weight, 0.0) + linear.macs / batch
     slots = analysis.param_slots()
     values = [v for v in analysis.model.graph.initializers.values() if v.const_value is not None]
+    stored = len(values)
+    values += [value for value in macs if value.const_value is None]
     labels = [{slot.label.axes: slot.label for slot in slots.get(value, [])} for value in values]
     most = max((len(own) for own in labels), default=0)
     constant, slope = np.ones((most, len(values))), np.zeros((most, len(values), full.size))
@@ -72,7 +76,8 @@ def cost_model(analysis: Analysis, original: ir.Model | None = None) -> CostMode
     weight_macs = np.array([macs.get(value, 0.0) for value in values])
     fixed = sum(product.macs for product in analysis.products) / batch
     came = parameters(original or analysis.model)
-    return CostModel(np.array(rest), constant, slope, weight_macs, fixed, full, came)
+    is_stored = (np.arange(len(values)) < stored).astype(np.float64)
+    return CostModel(np.array(rest), constant, slope, is_stored, weight_macs, fixed, full, came)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,17 +5,19 @@ connected components, so no result depends on the order in which ties are met.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxprune.constants import computed_constants
 from onnxprune.graph import captured_values
 from onnxprune.grouping import Closed, Group, Slot, group_units
 from onnxprune.labels import Atoms, Label, Labels
 from onnxprune.op_rules import RULES, Op
+from onnxprune.op_rules.computed import sources
 from onnxprune.op_rules.facts import (
     Balanced,
     Fact,
@@ -68,7 +70,7 @@ class Ledger:
             self.labels[value] = fact.labels
             self.slots += [Slot(value, label) for label in fact.labels]
         elif isinstance(fact, Param):
-            self.slots.append(Slot(_given(node, fact.index), fact.label, fact.contracted, node))
+            self.slots.append(Slot(_given(node, fact.index), fact.label, fact.contracted, node, fact.nothing))
         elif isinstance(fact, Summed):
             self.summed.append(Slot(_given(node, fact.index), fact.label, True, node))
         elif isinstance(fact, Tie):
@@ -165,10 +167,15 @@ def analyse(model: ir.Model, trace: Trace) -> Analysis:
 
 def _collect(model: ir.Model, trace: Trace) -> Ledger:
     ledger = Ledger()
-    opsets = model.opset_imports
+    computed = computed_constants(model)
+
+    def seen(node: ir.Node) -> Op:
+        opset = model.opset_imports.get(node.domain, model.opset_imports.get("", 1))
+        return Op(node, opset, ledger.labels, trace, ledger.fresh, computed)
+
     for node in model.graph:
-        for fact in _facts(node, opsets, ledger, trace):
-            ledger.enter(node, fact)
+        if not computed.issuperset(node.outputs):
+            _enter(ledger, node, _facts(seen(node)), seen)
     for value in model.graph.outputs:
         _fix_all(ledger, ledger.labels.get(value, ()), "it is an output of the model")
     _join_shared_constants(model, ledger)
@@ -176,15 +183,24 @@ def _collect(model: ir.Model, trace: Trace) -> Ledger:
     return ledger
 
 
-def _facts(node: ir.Node, opsets: Mapping[str, int], ledger: Ledger, trace: Trace) -> Iterable[Fact]:
-    known = RULES.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
+def _enter(ledger: Ledger, node: ir.Node, facts: Iterable[Fact], seen: Callable[[ir.Node], Op]) -> None:
+    """File facts; what cuts a computed constant also cuts what that is computed from."""
+    for fact in facts:
+        ledger.enter(node, fact)
+        producer = _given(node, fact.index).producer() if isinstance(fact, Param) else None
+        if producer is not None and isinstance(fact, Param):
+            _enter(ledger, producer, sources(seen(producer), fact), seen)
+
+
+def _facts(op: Op) -> Iterable[Fact]:
+    node, known = op.node, RULES.get((op.domain, op.node.op_type))
     values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.name]
-    captured = [labels for value in captured_values(node) for labels in ledger.labels.get(value, ())]
-    if known is None or captured or not all(trace.knows(value) for value in values):
-        given = [label for value in node.inputs if value is not None for label in ledger.labels.get(value, ())]
+    captured = [labels for value in captured_values(node) for labels in op.labelled.get(value, ())]
+    if known is None or captured or not all(op.trace.knows(value) for value in values):
+        given = [label for value in node.inputs if value is not None for label in op.labelled.get(value, ())]
         reason = f"{node.op_type} ({node.name}) has no rule" if not captured else f"the body of {node.name} reads it"
         return [Fixed(label.atoms, reason) for label in (*given, *captured)]
-    return known(Op(node, opsets.get(node.domain, opsets.get("", 1)), ledger.labels, trace, ledger.fresh))
+    return known(op)
 
 
 def _fix_all(ledger: Ledger, labels: Labels, reason: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxprune.graph import Array
 from onnxprune.labels import WHOLE, Atoms, Label
 from onnxprune.op_rules.facts import Linear
 from onnxprune.units import Classes, Units, classes_of
@@ -15,12 +16,16 @@ from onnxprune.units import Classes, Units, classes_of
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """A labelled place: an activation, or (with `reader`) a constant; `contracted` where the reader sums over it."""
+    """A labelled place: an activation, or (with `reader`) a constant; `contracted` where the reader sums over it.
+
+    What `nothing` holds contributes nothing to that sum; None: zero does. A constant may be computed from others.
+    """
 
     value: ir.Value
     label: Label
     contracted: bool = False
     reader: ir.Node | None = None
+    nothing: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
 from onnxprune.calibration.collect import Collected, LayerStatistics
 from onnxprune.calibration.statistics import Moments
@@ -13,12 +14,11 @@ from onnxprune.criteria import Criterion
 from onnxprune.criteria.curve import error_curve
 from onnxprune.criteria.problem import Options, Problem, Reader, Selection, Writer
 from onnxprune.dependency import Analysis
-from onnxprune.graph import array_of
 from onnxprune.grouping import Group
 from onnxprune.native import F64
 from onnxprune.op_rules.facts import Linear
 from onnxprune.parallel import each
-from onnxprune.weights import to_matrix
+from onnxprune.weights import to_matrix, weight_of
 
 Tick = Callable[[], None]
 
@@ -76,14 +76,14 @@ def score(
     tick: Tick = lambda: None,
 ) -> list[Scored]:
     """Let the criterion rank the units of each group."""
-    moments = _Moments(collected.statistics if collected is not None else {}, groups)
+    moments = _Moments(analysis.model, collected.statistics if collected is not None else {}, groups)
 
     def rank(numbered: tuple[int, Group]) -> Scored:
         number, group = numbered
         readers = [(linear, block) for linear in group.readers for block in range(linear.groups)]
         made = [(*moments.reader(group, linear, block, analysis.units), block) for linear, block in readers]
         reading = [found for found in made if np.any(found[0].channel >= 0)]
-        writers = tuple(_writer(group, linear) for linear in group.writers)
+        writers = tuple(_writer(analysis.model, group, linear) for linear in group.writers)
         own = tuple(reader for reader, _, _ in reading)
         problem = Problem(group.name, group.width, own, writers, group.rows, seed + number)
         judges = tuple(Judge(reader, held, block) for reader, held, block in reading if held is not None)
@@ -102,18 +102,22 @@ def _cubed(linear: Linear) -> float:
 class _Moments:
     """Centred moments of the layers that read these groups, made once each."""
 
-    def __init__(self, statistics: Mapping[str, LayerStatistics], groups: Sequence[Group]) -> None:
-        self._statistics = statistics
+    def __init__(self, model: ir.Model, statistics: Mapping[str, LayerStatistics], groups: Sequence[Group]) -> None:
+        self._model, self._statistics = model, statistics
         linears = {linear.node.name or "": linear for group in groups for linear in group.readers}
         narrow = [linear for name, linear in linears.items() if name in statistics and statistics[name].solve]
         blocks = [(linear, block) for linear in narrow for block in range(linear.groups)]
-        made = each(lambda one: _moments(statistics[one[0].node.name or ""], *one), blocks, lambda one: _cubed(one[0]))
+
+        def make(one: tuple[Linear, int]) -> tuple[Moments, HeldOut]:
+            return _moments(model, statistics[one[0].node.name or ""], *one)
+
+        made = each(make, blocks, lambda one: _cubed(one[0]))
         self._made = {(linear.node.name or "", block): pair for (linear, block), pair in zip(blocks, made, strict=True)}
 
     def reader(self, group: Group, linear: Linear, block: int, units: int) -> tuple[Reader, HeldOut | None]:
         """One block of a layer as the criteria see it, and its held-out moments."""
         name = linear.node.name or ""
-        weight = to_matrix(linear, array_of(linear.weight))[block].astype(np.float64)
+        weight = to_matrix(linear, weight_of(self._model, linear))[block].astype(np.float64)
         channel = _positions(group, units)[linear.features[block]]
         found = self._statistics.get(name)
         if found is None:
@@ -124,9 +128,9 @@ class _Moments:
         return Reader(name, weight, solve, channel), held
 
 
-def _moments(statistics: LayerStatistics, linear: Linear, block: int) -> tuple[Moments, HeldOut]:
+def _moments(model: ir.Model, statistics: LayerStatistics, linear: Linear, block: int) -> tuple[Moments, HeldOut]:
     """The moments to solve on and to judge on; each stands in for the other where that saw no row."""
-    weight = to_matrix(linear, array_of(linear.weight))[block].astype(np.float64)
+    weight = to_matrix(linear, weight_of(model, linear))[block].astype(np.float64)
     solve, held = statistics.solve[block], statistics.held[block]
     if not (solve.count and held.count):
         only = (solve if solve.count else held).moments().with_linear_targets(weight)
@@ -141,9 +145,9 @@ def _positions(group: Group, units: int) -> npt.NDArray[np.intp]:
     return position
 
 
-def _writer(group: Group, linear: Linear) -> Writer:
+def _writer(model: ir.Model, group: Group, linear: Linear) -> Writer:
     """The rows of a weight that make the group's channels, gathered by unit."""
-    matrix = to_matrix(linear, array_of(linear.weight)).astype(np.float64)
+    matrix = to_matrix(linear, weight_of(model, linear)).astype(np.float64)
     rows = matrix.reshape(-1, matrix.shape[-1])
     outputs = linear.outputs.reshape(-1)
     order = np.argsort(outputs, kind="stable")

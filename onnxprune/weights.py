@@ -3,8 +3,15 @@
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.constants import constant_array
 from onnxprune.graph import Array, sole_reader
 from onnxprune.op_rules.facts import Linear
+
+
+def weight_of(model: ir.Model, linear: Linear) -> Array:
+    """The weight of a layer as real numbers; where it is kept in quanta, what those stand for."""
+    array = constant_array(model, linear.weight)
+    return array if linear.decode is None else linear.decode(array)
 
 
 def to_matrix(linear: Linear, weight: Array) -> Array:

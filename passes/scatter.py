@@ -53,6 +53,9 @@ def _scattered(original: Array, final: Array, slots: list[Slot], keep: Keep) -> 
     if not any(not np.all(keep[label.atoms]) for label in labels):
         return final if final.tobytes() != original.tobytes() else None
     wide = original.copy()
-    wide[~selector(original.shape, [slot.label for slot in slots if slot.contracted], keep)] = 0
+    for slot in slots:
+        if slot.contracted:
+            gone = ~selector(original.shape, [slot.label], keep)
+            wide[gone] = 0 if slot.nothing is None else np.broadcast_to(slot.nothing, original.shape)[gone]
     wide[selector(original.shape, labels, keep)] = final.reshape(-1)
     return wide

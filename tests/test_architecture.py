@@ -21,7 +21,7 @@ FOLDERS = {
 # A folder's name stands for all its modules.
 ROWS = {
     "values": "version errors progress parallel heap native labels graph",
-    "models": "atomic serialise model_check model_io runtime trace",
+    "models": "atomic serialise model_check model_io runtime constants trace",
     "operators": "op_rules.*",
     "analysis": "units grouping sizes dependency weights layers costs widths plan",
     "sums": "calibration.statistics calibration.least_squares",

@@ -1,5 +1,7 @@
 """Rules of the operators that work position by position: their inputs' labels are tied, broadcast axes excepted."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from onnxprune.labels import Label, Labels, on
@@ -31,15 +33,21 @@ def unary(op: Op) -> Facts:
 @rule(*BROADCAST)
 def broadcast(op: Op) -> Facts:
     """Labels of all inputs meet on the output's axes, aligned at the right; constants are sliced along."""
+    yield from aligned(op, range(len(op.node.inputs)))
+
+
+def aligned(op: Op, operands: Iterable[int]) -> Facts:
+    """The labels of these inputs meet on the output's axes; the other inputs are settings."""
     shape, rank = op.out_shape(), len(op.out_shape())
+    given = [index for index in operands if op.has(index)]
     met: dict[int, Label] = {}
-    for index in op.activations():
+    for index in (i for i in given if not op.constant(i)):
         for label in op.labels(index):
             yield from _meet(op, index, label.moved(rank - len(op.shape(index))), met)
     distinct: Labels = tuple({id(label): label for label in met.values()}.values())
-    for index in (i for i in range(len(op.node.inputs)) if op.has(i)):
+    for index in given:
         for label in distinct:
-            yield from _join(op, index, label, rank)
+            yield from joined(op, index, label, rank)
     yield Out(
         0,
         tuple(
@@ -66,7 +74,7 @@ def _meet(op: Op, index: int, label: Label, met: dict[int, Label]) -> Facts:
             yield from fix((label, other), f"{op.node.op_type} joins channels that are split over different axes")
 
 
-def _join(op: Op, index: int, label: Label, rank: int) -> Facts:
+def joined(op: Op, index: int, label: Label, rank: int) -> Facts:
     """What input `index` is along a label of the output: broadcast, labelled too, a constant, or an obstacle."""
     shape = op.shape(index)
     shift = rank - len(shape)

@@ -1,11 +1,12 @@
 """What an operator rule says: small facts about labels, collected by `dependency.py`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import onnx_ir as ir
 
+from onnxprune.graph import Array
 from onnxprune.labels import Atoms, Label, Labels
 
 
@@ -19,11 +20,15 @@ class Out:
 
 @dataclass(frozen=True, eq=False)
 class Param:
-    """The constant at input `index` is sliced along with `label`; `contracted` where the op sums over that axis."""
+    """The constant at input `index` is sliced along with `label`; `contracted` where the op sums over that axis.
+
+    `nothing` (that broadcasts to the constant) is what contributes nothing to such a sum, if not zero: a zero point.
+    """
 
     index: int
     label: Label
     contracted: bool = False
+    nothing: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +119,7 @@ class Linear:
 
     `features` (groups, F) and `outputs` (groups, n) hold the atom of each column of X and of Y. `refit` is false
     where columns of X do not mix (depthwise). `macs` counts the multiply–adds of one weight element in the traced run.
+    `decode` makes real numbers of a weight in quanta.
     """
 
     node: ir.Node
@@ -127,6 +133,7 @@ class Linear:
     outputs: Atoms
     macs: int
     refit: bool = True
+    decode: Callable[[Array], Array] | None = None
 
 
 @dataclass(frozen=True, eq=False)

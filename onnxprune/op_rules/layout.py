@@ -27,12 +27,17 @@ def reshape(op: Op) -> Facts:
     labels, lost = _carried(op)
     yield from fix(lost, "Reshape merges or drops its axis")
     for label in labels:
-        for position, axis in enumerate(label.axes):
-            if _copied(op, axis):
-                yield from _copies(op, axis, label, position)
-            else:
-                yield from follows(op, 1, axis, label, position)
+        yield from target_sizes(op, label)
     yield Out(0, labels)
+
+
+def target_sizes(op: Op, label: Label) -> Facts:
+    """What the target sizes of a Reshape are, along a label of its output."""
+    for position, axis in enumerate(label.axes):
+        if _copied(op, axis):
+            yield from _copies(op, axis, label, position)
+        else:
+            yield from follows(op, 1, axis, label, position)
 
 
 def _copied(op: Op, axis: int) -> bool:
@@ -93,7 +98,7 @@ def gather(op: Op) -> Facts:
         yield from _sampled(op)
         return
     axis, rank = op.attr("axis", 0) % len(op.shape()), len(op.shape(1))
-    indices = op.ints(1) if op.constant(1) else None
+    indices = op.ints(1) if op.array(1) is not None else None
     picked: list[Label] = []
     for label in op.labels():
         if axis in label.axes and indices is not None and rank < 2:
