@@ -72,7 +72,7 @@ class Ledger:
         elif isinstance(fact, Param):
             self.slots.append(Slot(_given(node, fact.index), fact.label, fact.contracted, node, fact.nothing))
         elif isinstance(fact, Summed):
-            self.summed.append(Slot(_given(node, fact.index), fact.label, True, node))
+            self.summed.append(Slot(_given(node, fact.index), fact.label, True, node, zero=fact.zero))
         elif isinstance(fact, Tie):
             self.ties.append((fact.left.reshape(-1), fact.right.reshape(-1)))
         elif isinstance(fact, Settled):

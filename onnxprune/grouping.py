@@ -18,7 +18,8 @@ from onnxprune.units import Classes, Units, classes_of
 class Slot:
     """A labelled place: an activation, or (with `reader`) a constant; `contracted` where the reader sums over it.
 
-    What `nothing` holds contributes nothing to that sum; None: zero does. A constant may be computed from others.
+    What `nothing` holds contributes nothing to that sum, or the reader's input `zero`; None: zero does. A constant may
+    be computed from others.
     """
 
     value: ir.Value
@@ -26,6 +27,7 @@ class Slot:
     contracted: bool = False
     reader: ir.Node | None = None
     nothing: Array | None = None
+    zero: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

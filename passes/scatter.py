@@ -29,7 +29,7 @@ def scatter(analysis: Analysis, slim: ir.Model, keep: Keep) -> ir.Model:
 
 
 def _mask_sums(analysis: Analysis, model: ir.Model, keep: Keep) -> None:
-    """A product of two computed tensors has no weight to hold the zeros: one of the two is multiplied by a mask."""
+    """A product of two computed tensors has no weight to hold the zeros: one of the two is masked."""
     nodes = nodes_by_name(model)
     for slot in analysis.summed:
         if slot.reader is None or np.all(keep[slot.label.atoms]):
@@ -39,12 +39,20 @@ def _mask_sums(analysis: Analysis, model: ir.Model, keep: Keep) -> None:
         given = node.inputs[index]
         assert given is not None
         shape = tuple(d if a in slot.label.axes else 1 for a, d in enumerate(analysis.trace.shape(slot.value)))
-        dtype = given.dtype or ir.DataType.FLOAT
-        mask = selector(shape, [slot.label], keep).astype(dtype.numpy())
-        product = ir.node("Mul", [given, add_constant(model.graph, f"{node.name}.mask", mask, dtype)])
-        product.name, product.outputs[0].name = f"{node.name}.masked.{index}", f"{node.name}::masked.{index}"
-        model.graph.insert_before(node, product)
-        node.replace_input_with(index, product.outputs[0])
+        mask = selector(shape, [slot.label], keep)
+        masked = _masked(model.graph, given, mask, None if slot.zero is None else node.inputs[slot.zero], node.name)
+        masked.name, masked.outputs[0].name = f"{node.name}.masked.{index}", f"{node.name}::masked.{index}"
+        model.graph.insert_before(node, masked)
+        node.replace_input_with(index, masked.outputs[0])
+
+
+def _masked(graph: ir.Graph, given: ir.Value, mask: Array, zero: ir.Value | None, name: str | None) -> ir.Node:
+    dtype = given.dtype or ir.DataType.FLOAT
+    if zero is None and not dtype.is_integer():
+        return ir.node("Mul", [given, add_constant(graph, f"{name}.mask", mask.astype(dtype.numpy()), dtype)])
+    if zero is None:
+        zero = add_constant(graph, f"{name}.zero", np.zeros((), dtype.numpy()), dtype)
+    return ir.node("Where", [add_constant(graph, f"{name}.mask", mask), given, zero])
 
 
 def _scattered(original: Array, final: Array, slots: list[Slot], keep: Keep) -> Array | None:

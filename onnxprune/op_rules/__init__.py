@@ -4,7 +4,31 @@ A rule says which atoms its outputs carry, which go together, which constants ar
 hold a size. An operator without a rule is a barrier: it fixes the atoms that reach it, and says so.
 """
 
-from onnxprune.op_rules import elementwise, join, layout, linear, quantise, reduce
+from onnxprune.op_rules import (
+    elementwise,
+    join,
+    layout,
+    linear,
+    packed,
+    quantise,
+    quantised,
+    quantised_layers,
+    reduce,
+)
 from onnxprune.op_rules.registry import RULES, Op, Rule, rule
 
-__all__ = ["RULES", "Op", "Rule", "elementwise", "join", "layout", "linear", "quantise", "reduce", "rule"]
+__all__ = [
+    "RULES",
+    "Op",
+    "Rule",
+    "elementwise",
+    "join",
+    "layout",
+    "linear",
+    "packed",
+    "quantise",
+    "quantised",
+    "quantised_layers",
+    "reduce",
+    "rule",
+]

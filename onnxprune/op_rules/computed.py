@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxprune.graph import Array
-from onnxprune.labels import Label, reshaped, transposed
+from onnxprune.labels import reshaped, transposed
 from onnxprune.op_rules.elementwise import joined
 from onnxprune.op_rules.facts import Facts, Fixed, Param
 from onnxprune.op_rules.layout import target_sizes

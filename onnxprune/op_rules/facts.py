@@ -33,10 +33,14 @@ class Param:
 
 @dataclass(frozen=True, eq=False)
 class Summed:
-    """The op sums over these positions of its computed input `index`, against another computed input."""
+    """The op sums over these positions of its computed input `index`, against another computed input.
+
+    For quanta, input `zero` holds what stands for zero.
+    """
 
     index: int
     label: Label
+    zero: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

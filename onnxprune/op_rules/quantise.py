@@ -3,7 +3,7 @@
 import numpy as np
 
 from onnxprune.graph import Array
-from onnxprune.labels import Label
+from onnxprune.labels import Atoms, Label
 from onnxprune.op_rules.facts import Facts, Fixed, Out, Param, Summed, Tie
 from onnxprune.op_rules.registry import Op, rule, stays_whole
 
@@ -53,14 +53,19 @@ def grid(op: Op, label: Label) -> Facts:
 def _blocked(op: Op, label: Label, axis: int) -> Facts:
     """A scale for each block of positions along one axis: a block goes as a whole, so that the others stay blocks."""
     if label.axes == (axis,):
-        size, atoms = int(op.attr("block_size")), label.atoms
-        blocks = np.pad(atoms, (0, -len(atoms) % size), mode="edge").reshape(-1, size)
-        yield Tie(np.broadcast_to(blocks[:, :1], blocks[:, 1:].shape), blocks[:, 1:])
-        yield from _cut(op, Label((axis,), blocks[:, 0]))
+        ties, blocks = whole_blocks(label.atoms, int(op.attr("block_size")))
+        yield ties
+        yield from _cut(op, Label((axis,), blocks))
     elif axis not in label.axes and len(label.axes) == 1:
         yield from _cut(op, label)
     else:
         yield Fixed(label.atoms, f"{op.node.name} has a scale for each block of it, split over axes")
+
+
+def whole_blocks(atoms: Atoms, size: int) -> tuple[Tie, Atoms]:
+    """What lets blocks of so many positions go as a whole only, and an atom for each."""
+    blocks = np.pad(atoms, (0, -len(atoms) % size), mode="edge").reshape(-1, size)
+    return Tie(np.broadcast_to(blocks[:, :1], blocks[:, 1:].shape), blocks[:, 1:]), blocks[:, 0]
 
 
 def _cut(op: Op, label: Label) -> Facts:
