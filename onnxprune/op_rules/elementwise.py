@@ -1,6 +1,7 @@
 """Rules of the operators that work position by position: their inputs' labels are tied, broadcast axes excepted."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from math import prod
 
 import numpy as np
 
@@ -44,6 +45,8 @@ def aligned(op: Op, operands: Iterable[int]) -> Facts:
     for index in (i for i in given if not op.constant(i)):
         for label in op.labels(index):
             yield from _meet(op, index, label.moved(rank - len(op.shape(index))), met)
+    if not met:
+        met.update(_spread(op, given))
     distinct: Labels = tuple({id(label): label for label in met.values()}.values())
     for index in given:
         for label in distinct:
@@ -56,6 +59,18 @@ def aligned(op: Op, operands: Iterable[int]) -> Facts:
             if all(shape[a] == d for a, d in zip(label.axes, label.atoms.shape, strict=True))
         ),
     )
+
+
+def _spread(op: Op, given: Sequence[int]) -> dict[int, Label]:
+    """A computed number times a constant vector (a scale that is known at run time) has a position for each channel.
+
+    They are new, and go with what the vector meets.
+    """
+    long = [axis for axis, width in enumerate(op.out_shape()) if width > 1]
+    single = [i for i in given if not op.constant(i) and prod(op.shape(i)) == 1]
+    if len(long) != 1 or not single or any(not op.constant(i) for i in given if i not in single):
+        return {}
+    return {long[0]: Label((long[0],), op.fresh(op.out_shape()[long[0]]))}
 
 
 def _meet(op: Op, index: int, label: Label, met: dict[int, Label]) -> Facts:

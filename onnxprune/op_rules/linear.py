@@ -28,9 +28,8 @@ class Places:
 
     def computed(self, op: Op) -> bool:
         """Whether the weight or bias is computed from activations."""
-        return not op.constant(self.weight) or (
-            self.bias is not None and op.has(self.bias) and not op.constant(self.bias)
-        )
+        given = [self.weight] if self.bias is None or not op.has(self.bias) else [self.weight, self.bias]
+        return not all(op.constant(index) for index in given)
 
 
 PLAIN = Places()
@@ -39,7 +38,8 @@ PLAIN = Places()
 def per_output(op: Op, places: Places, outer: Atoms) -> Facts:
     """What has a number for each output channel is cut along."""
     given = [places.bias] if places.bias is not None else []
-    for index in (i for i in (*given, *places.vectors) if op.has(i) and op.shape(i)[-1:] == (outer.size,)):
+    given += places.vectors if outer.size > 1 else ()
+    for index in (i for i in given if op.has(i) and op.shape(i)[-1:] == (outer.size,)):
         for label in on(len(op.shape(index)) - 1, outer):
             if op.constant(index):
                 yield Param(index, label)

@@ -100,13 +100,10 @@ def dynamic_matmul(op: Op) -> Facts:
 def _matmul(op: Op, left: int, right: int, left_zero: int, places: Places) -> Facts:
     """A weight on the right, or two activations of one zero point each."""
     zeros = left_zero, places.vectors[-1]
+    plain = all(not op.has(zero) or op.shape(zero) in ((), (1,)) for zero in zeros)
     if op.constant(right) and _settled(op, zeros[1]) and not op.constant(left):
         yield from weighted(op, places, left)
-    elif (
-        not op.constant(left)
-        and not op.constant(right)
-        and all(not op.has(z) or op.shape(z) in ((), (1,)) for z in zeros)
-    ):
+    elif not op.constant(left) and not op.constant(right) and plain:
         yield from product(op, (left, right), zeros)
     else:
         yield from fix((*op.labels(left), *op.labels(right)), f"{op.node.op_type} has its weight on the left")
