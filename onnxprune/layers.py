@@ -33,8 +33,9 @@ class Layer:
 
 
 def solvable(analysis: Analysis) -> list[Linear]:
-    """The layers whose weight can be solved for: plainly X Wᵀ + b, constants of their own."""
-    return [linear for linear in analysis.linears if linear.refit and _own(linear.weight) and _own(linear.bias)]
+    """The layers whose weight can be solved for: plainly X Wᵀ + b in real numbers, constants of their own."""
+    plain = [linear for linear in analysis.linears if linear.refit and linear.decode is None]
+    return [linear for linear in plain if _own(linear.weight) and _own(linear.bias)]
 
 
 def _own(value: ir.Value | None) -> bool:
