@@ -94,7 +94,7 @@ def run(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray], fused: bool = 
 
 
 def oracle(case: Case, keep: Keep) -> onnx.ModelProto:
-    """The original with masks: numbers are multiplied by 0, quanta become the zero point of the layer that reads them."""
+    """The original with masks: numbers are multiplied by 0, quanta become the zero point of the reading layer."""
     original = proto(case.analysis.model)
     wanted = masks(case.analysis, keep, any_type=True)
     numbers = {name: mask for name, mask in wanted.items() if _dtype(original, case.inputs, name) == np.float32}

@@ -68,7 +68,7 @@ def four_bits() -> onnx.ModelProto:
 
 
 def chains() -> onnx.ModelProto:
-    """Weights behind Transpose, Reshape with a size that counts channels, Cast, Squeeze and a product with a constant."""
+    """Weights behind Transpose, Squeeze, a product with a constant, and a Reshape whose size counts channels."""
     body = """
     d0 = DequantizeLinear <axis = 0> (q0, s0)
     w0 = Transpose <perm = [1, 0]> (d0)
@@ -148,7 +148,7 @@ def trained_with_quanta() -> onnx.ModelProto:
 
 
 def runtime_layers() -> onnx.ModelProto:
-    """onnxruntime's own layers: a dynamic range, whole numbers to real ones, and packed weights with and without zeros."""
+    """onnxruntime's own layers: a dynamic range, whole numbers to real ones, packed weights with and without zeros."""
     body = """
     h0 = com.microsoft.DynamicQuantizeMatMul (x, q0, s0, z0, b0)
     r0 = Relu (h0)
