@@ -55,6 +55,12 @@ class Config(BaseModel):
         (), "Budget", "Glob of nodes or tensors that stay bit-identical; repeatable.", "GLOB"
     )
     only: tuple[str, ...] = option((), "Budget", "Glob of nodes or tensors: prune nothing else; repeatable.", "GLOB")
+    open: tuple[Literal["normalised"], ...] = option(
+        (),
+        "Budget",
+        "Let channels go that are closed by default: the axes that norms and means run over.",
+        "normalised",
+    )
     max_drop: float | None = option(None, "Budget", "Most that --eval or --metric may drop (0.01: one point).", ge=0)
     samples: int | None = option(None, "Data", "Calibration inputs to solve on; 512 if not given.", ge=1)
     batch_size: int = option(32, "Data", "Inputs run at once.", ge=1)
@@ -96,7 +102,7 @@ class Config(BaseModel):
     def _ratios(cls, value: Any) -> Any:
         return load_mapping(value) if isinstance(value, str | Path) else value
 
-    @field_validator("keep", "only", "providers", mode="before")
+    @field_validator("keep", "only", "open", "providers", mode="before")
     @classmethod
     def _several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value

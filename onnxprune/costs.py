@@ -1,5 +1,6 @@
 """What a choice of widths costs: multiply–adds and parameters, counted from the graph."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ import onnx_ir as ir
 
 from onnxprune.dependency import Analysis
 from onnxprune.labels import WHOLE, Label
+from onnxprune.op_rules.facts import Product
 
 Widths = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
@@ -17,24 +19,26 @@ Float = npt.NDArray[np.float64]
 class CostModel:
     """Counts of every constant's elements as a product of forms that are linear in the widths of the groups.
 
-    `rest` (T,) elements on unlabelled axes; `constant` (K, T) and `slope` (K, T, groups) the forms, padded with 1;
-    `stored` (T,) is 0 for the constants that the graph computes: they multiply, and are no parameters;
-    `weight_macs` (T,) multiply–adds of one element a sample; `fixed_macs` what no width changes; `came` the elements of
-    the model as it came, with BatchNorms and without the biases that were added.
+    `rest` (T,) elements on unlabelled axes; `constant` (K, T) and `slope` (K, T, columns) the forms, padded with 1, a
+    column a group or a combination of groups; `weight_macs` (T,) multiply–adds of one element a sample; `stored` (T,)
+    1 for constants of the file, 0 for computed ones and for products of activations; `fixed_macs` what no width
+    changes; `came` the elements of the model as it came, with BatchNorms and without the biases that were added.
     """
 
     rest: Float
     constant: Float
     slope: Float
-    stored: Float
     weight_macs: Float
+    stored: Float
     fixed_macs: float
     full: Widths
+    combined: tuple[tuple[int, ...], ...]
     came: int
 
     def elements(self, widths: npt.NDArray[np.generic]) -> Float:
         """(…, T) the elements that stay, for widths (…, groups)."""
-        forms = [c + widths @ s.T for c, s in zip(self.constant, self.slope, strict=True)]
+        columns = _columns(widths, self.combined)
+        forms = [c + columns @ s.T for c, s in zip(self.constant, self.slope, strict=True)]
         return np.asarray(self.rest * np.prod(forms, axis=0))
 
     def macs(self, widths: npt.NDArray[np.generic]) -> Float:
@@ -51,14 +55,47 @@ def parameters(model: ir.Model) -> int:
     return sum(v.const_value.size for v in model.graph.initializers.values() if v.const_value is not None)
 
 
+@dataclass(frozen=True, eq=False)
+class _Owners:
+    """The column of each unit: of its group, or of the combination of groups any of which takes it away; −1: none."""
+
+    column: npt.NDArray[np.int64]
+    combined: tuple[tuple[int, ...], ...]
+    full: Widths
+
+    @property
+    def all(self) -> Float:
+        """The columns at full width."""
+        return _columns(self.full, self.combined)
+
+
+def _columns(widths: npt.NDArray[np.generic], combined: Sequence[tuple[int, ...]]) -> Float:
+    """Widths (…, groups), and behind them the product of the widths of each combination."""
+    counts: Float = widths.astype(np.float64)
+    products = [np.prod(counts[..., list(groups)], axis=-1, keepdims=True) for groups in combined]
+    return np.concatenate([counts, *products], axis=-1)
+
+
+def _owners(analysis: Analysis) -> _Owners:
+    full = np.array([group.width for group in analysis.groups], np.int64)
+    column = np.full(analysis.units + 1, WHOLE)
+    several: dict[int, tuple[int, ...]] = {}
+    for index, group in enumerate(analysis.groups):
+        for unit in group.units[column[group.units] != WHOLE].tolist():
+            several[unit] = (*several.get(unit, (int(column[unit]),)), index)
+        column[group.units[column[group.units] == WHOLE]] = index
+    combined = {groups: full.size + i for i, groups in enumerate(dict.fromkeys(several.values()))}
+    for unit, groups in several.items():
+        column[unit] = combined[groups]
+    return _Owners(column, tuple(combined), full)
+
+
 def cost_model(analysis: Analysis, original: ir.Model | None = None) -> CostModel:
     """Count the analysed model; exact where a group's units lie equally often in each tensor, as they mostly do.
 
     `original` is the model before layers were folded and given biases, if not the same.
     """
-    owner = _owners(analysis)
-    full = np.array([group.width for group in analysis.groups], np.int64)
-    batch = max(analysis.trace.batch, 1)
+    owner, batch = _owners(analysis), max(analysis.trace.batch, 1)
     macs: dict[ir.Value, float] = {}
     for linear in analysis.linears:
         macs[linear.weight] = macs.get(linear.weight, 0.0) + linear.macs / batch
@@ -67,17 +104,36 @@ def cost_model(analysis: Analysis, original: ir.Model | None = None) -> CostMode
     stored = len(values)
     values += [value for value in macs if value.const_value is None]
     labels = [{slot.label.axes: slot.label for slot in slots.get(value, [])} for value in values]
+    rest = [_unlabelled(analysis.trace.shape(v), own) for v, own in zip(values, labels, strict=True)]
+    weight_macs = [macs.get(value, 0.0) for value in values]
+    for product, along in _labelled_products(analysis):
+        labels.append({(0,): along})
+        rest.append(1.0)
+        weight_macs.append(product.macs / batch / along.atoms.size)
     most = max((len(own) for own in labels), default=0)
-    constant, slope = np.ones((most, len(values))), np.zeros((most, len(values), full.size))
+    constant, slope = np.ones((most, len(labels))), np.zeros((most, len(labels), owner.all.size))
     for t, own in enumerate(labels):
         for k, label in enumerate(own.values()):
-            constant[k, t], slope[k, t] = _form(label, owner, full)
-    rest = [_unlabelled(analysis.trace.shape(v), own) for v, own in zip(values, labels, strict=True)]
-    weight_macs = np.array([macs.get(value, 0.0) for value in values])
-    fixed = sum(product.macs for product in analysis.products) / batch
-    came = parameters(original or analysis.model)
-    is_stored = (np.arange(len(values)) < stored).astype(np.float64)
-    return CostModel(np.array(rest), constant, slope, is_stored, weight_macs, fixed, full, came)
+            constant[k, t], slope[k, t] = _form(label, owner)
+    fixed = sum(product.macs for product in analysis.products if product.label is None) / batch
+    is_stored = np.arange(len(labels)) < stored
+    return CostModel(
+        np.array(rest),
+        constant,
+        slope,
+        np.array(weight_macs),
+        is_stored.astype(np.float64),
+        fixed,
+        owner.full,
+        owner.combined,
+        parameters(original or analysis.model),
+    )
+
+
+def _labelled_products(analysis: Analysis) -> list[tuple[Product, Label]]:
+    """The products of activations whose size follows a label, which is laid out flat."""
+    found = [(product, product.label) for product in analysis.products]
+    return [(product, Label((0,), label.atoms.reshape(-1))) for product, label in found if label is not None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +141,7 @@ class RuntimeCost:
     """Multiply–adds as onnxruntime's blocked CPU kernels do them, for widths (…, groups).
 
     Output channels are computed a block at a time, and input channels too from one block on (docs/decisions).
-    `inner`, `outer` (L, groups + 1) count channels of each convolution, the constant last; `scale` (L,) multiply–adds
+    `inner`, `outer` (L, columns + 1) count channels of each convolution, the constant last; `scale` (L,) multiply–adds
     of one pair of channels.
     """
 
@@ -93,11 +149,12 @@ class RuntimeCost:
     outer: Float
     scale: Float
     block: int
+    combined: tuple[tuple[int, ...], ...]
 
     def __call__(self, widths: npt.NDArray[np.generic]) -> Float:
         """The padded multiply–adds of one sample."""
-        ones = np.ones((*widths.shape[:-1], 1))
-        counts = np.concatenate([widths, ones], axis=-1)
+        columns = _columns(widths, self.combined)
+        counts = np.concatenate([columns, np.ones((*widths.shape[:-1], 1))], axis=-1)
         inner, outer = counts @ self.inner.T, counts @ self.outer.T
         wide = np.where(inner < self.block, inner, self._padded(inner))
         return np.asarray((wide * self._padded(outer)) @ self.scale)
@@ -109,30 +166,21 @@ class RuntimeCost:
 def runtime_cost(analysis: Analysis, block: int) -> RuntimeCost:
     """The padded cost of the plain convolutions; others (dense, grouped) are left out."""
     owner = _owners(analysis)
-    full = np.array([group.width for group in analysis.groups], np.int64)
     plain = [x for x in analysis.linears if x.kind in ("conv", "conv_transpose") and x.groups == 1]
     inner, outer, scale = [], [], []
     for linear in plain:
         channels = analysis.trace.shape(linear.x)[1]
         taps = linear.features.shape[1] // max(channels, 1)
-        inner.append(_row(Label((0,), linear.features[0, ::taps]), owner, full))
-        outer.append(_row(Label((0,), linear.outputs[0]), owner, full))
+        inner.append(_row(Label((0,), linear.features[0, ::taps]), owner))
+        outer.append(_row(Label((0,), linear.outputs[0]), owner))
         scale.append(linear.macs * taps / max(analysis.trace.batch, 1))
-    shape = (len(plain), full.size + 1)
-    return RuntimeCost(np.reshape(inner, shape), np.reshape(outer, shape), np.array(scale), block)
+    shape = (len(plain), owner.all.size + 1)
+    return RuntimeCost(np.reshape(inner, shape), np.reshape(outer, shape), np.array(scale), block, owner.combined)
 
 
-def _row(label: Label, owner: npt.NDArray[np.int64], full: Widths) -> Float:
-    constant, slope = _form(label, owner, full)
+def _row(label: Label, owner: _Owners) -> Float:
+    constant, slope = _form(label, owner)
     return np.append(slope, constant)
-
-
-def _owners(analysis: Analysis) -> npt.NDArray[np.int64]:
-    """The index of the group that each unit is in."""
-    owner = np.full(analysis.units + 1, WHOLE)
-    for index, group in enumerate(analysis.groups):
-        owner[group.units] = index
-    return owner
 
 
 def _unlabelled(shape: tuple[int, ...], labels: dict[tuple[int, ...], Label]) -> float:
@@ -140,12 +188,12 @@ def _unlabelled(shape: tuple[int, ...], labels: dict[tuple[int, ...], Label]) ->
     return float(np.prod([d for axis, d in enumerate(shape) if axis not in labelled]))
 
 
-def _form(label: Label, owner: npt.NDArray[np.int64], full: Widths) -> tuple[float, Float]:
-    """Positions along a label's last axis: how many stay whole, and how many each unit of a group has there.
+def _form(label: Label, owner: _Owners) -> tuple[float, Float]:
+    """Positions along a label's last axis: how many stay whole, and how many each unit of a column has there.
 
     A label over two axes (grouped convolutions) has rows that keep equally many: take their mean.
     """
-    owners = owner[label.atoms.reshape(-1)]
+    columns, full = owner.column[label.atoms.reshape(-1)], owner.all
     scale = 1 / label.atoms.shape[0] if label.atoms.ndim > 1 else 1.0
-    per_group = np.bincount(owners[owners != WHOLE], minlength=full.size)[: full.size] / np.maximum(full, 1)
-    return float(np.sum(owners == WHOLE)) * scale, per_group * scale
+    per_column = np.bincount(columns[columns != WHOLE], minlength=full.size)[: full.size] / np.maximum(full, 1)
+    return float(np.sum(columns == WHOLE)) * scale, per_column * scale

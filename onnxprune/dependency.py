@@ -5,7 +5,7 @@ connected components, so no result depends on the order in which ties are met.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -25,17 +25,20 @@ from onnxprune.op_rules.facts import (
     Follow,
     Index,
     Linear,
+    Lines,
     Out,
     Param,
+    Part,
     Product,
     Settled,
     Size,
     Summed,
     Tie,
 )
+from onnxprune.resolve import resolve
 from onnxprune.sizes import loose_sizes
 from onnxprune.trace import Trace
-from onnxprune.units import Constraints, resolve
+from onnxprune.units import Constraints
 
 Keep = npt.NDArray[np.bool_]
 
@@ -48,8 +51,10 @@ class Ledger:
     labels: dict[ir.Value, Labels] = field(default_factory=dict)
     slots: list[Slot] = field(default_factory=list)
     summed: list[Slot] = field(default_factory=list)
+    parts: list[Slot] = field(default_factory=list)
     ties: list[tuple[Atoms, Atoms]] = field(default_factory=list)
     fixed: list[Fixed] = field(default_factory=list)
+    lines: list[Lines] = field(default_factory=list)
     balanced: list[Balanced] = field(default_factory=list)
     sizes: list[Size] = field(default_factory=list)
     follows: list[Follow] = field(default_factory=list)
@@ -73,8 +78,12 @@ class Ledger:
             self.slots.append(Slot(_given(node, fact.index), fact.label, fact.contracted, node, fact.nothing))
         elif isinstance(fact, Summed):
             self.summed.append(Slot(_given(node, fact.index), fact.label, True, node, zero=fact.zero))
+        elif isinstance(fact, Part):
+            self.parts.append(Slot(_given(node, 0), fact.label, False, node))
         elif isinstance(fact, Tie):
             self.ties.append((fact.left.reshape(-1), fact.right.reshape(-1)))
+        elif isinstance(fact, Lines):
+            self.lines.append(fact)
         elif isinstance(fact, Settled):
             self.settled.add((node, fact.index, fact.element))
         else:
@@ -108,7 +117,8 @@ def _given(node: ir.Node, index: int) -> ir.Value:
 class Analysis:
     """What can go from a model. Labels hold unit numbers here: atoms that go together share one, `WHOLE` stays.
 
-    `summed` are the computed inputs that an operator sums over against another one.
+    `summed` are the computed inputs that an operator sums over against another one, `parts` those that one takes
+    statistics over.
     A choice is a boolean array `keep` with one entry a unit and a last one, always true, for `WHOLE`.
     """
 
@@ -119,6 +129,7 @@ class Analysis:
     closed: tuple[Closed, ...]
     slots: tuple[Slot, ...]
     summed: tuple[Slot, ...]
+    parts: tuple[Slot, ...]
     sizes: tuple[Size, ...]
     indices: tuple[Index, ...]
     linears: tuple[Linear, ...]
@@ -129,11 +140,13 @@ class Analysis:
         return np.ones(self.units + 1, np.bool_)
 
     def keep_without(self, removed: Mapping[str, Iterable[int]]) -> Keep:
-        """The choice that removes these positions (0 … width−1) of these groups, by group name."""
+        """The choice that removes these blocks (0 … width−1) of these groups, by group name."""
         keep = self.keep_all()
         by_name = {group.name: group for group in self.groups}
-        for name, positions in removed.items():
-            keep[by_name[name].units[np.asarray(list(positions), np.int64)]] = False
+        for name, blocks in removed.items():
+            stays = np.ones(by_name[name].width, np.bool_)
+            stays[np.asarray(list(blocks), np.int64)] = False
+            by_name[name].cut(keep, stays)
         return keep
 
     def param_slots(self) -> Mapping[ir.Value, list[Slot]]:
@@ -145,33 +158,35 @@ class Analysis:
         return found
 
 
-def analyse(model: ir.Model, trace: Trace) -> Analysis:
-    """Find the groups of a normalised model.
+def analyse(model: ir.Model, trace: Trace, opened: Collection[str] = ()) -> Analysis:
+    """Find the groups of a normalised model; `opened` names what is closed by default (`--open`).
 
     Never raises on an unknown operator: that is a barrier, and its reason stands in `closed`.
     """
-    ledger = _collect(model, trace)
-    given = Constraints(ledger.ties, ledger.fixed, ledger.balanced, ledger.sizes, ledger.follows)
+    ledger = _collect(model, trace, opened)
+    given = Constraints(ledger.ties, ledger.fixed, ledger.balanced, ledger.sizes, ledger.follows, ledger.lines)
     factored = [s.label.atoms for s in ledger.slots if s.reader is None and len(s.label.axes) > 1]
     units = resolve(ledger.count, given, factored, [s.label.atoms for s in ledger.slots])
     slots = tuple(replace(slot, label=units.label(slot.label)) for slot in ledger.slots)
     summed = tuple(replace(slot, label=units.label(slot.label)) for slot in ledger.summed)
+    parts = tuple(replace(slot, label=units.label(slot.label)) for slot in ledger.parts)
     linears = tuple(replace(x, features=units.of(x.features), outputs=units.of(x.outputs)) for x in ledger.linears)
     sizes = tuple(replace(size, label=units.label(size.label)) for size in ledger.sizes)
     indices = tuple(replace(index, label=units.label(index.label)) for index in ledger.indices)
+    products = [replace(x, label=units.label(x.label) if x.label else None) for x in ledger.products]
     groups, closed = group_units(units, ledger.slots, slots, linears)
     return Analysis(
-        model, trace, units.count, groups, closed, slots, summed, sizes, indices, linears, tuple(ledger.products)
+        model, trace, units.count, groups, closed, slots, summed, parts, sizes, indices, linears, tuple(products)
     )
 
 
-def _collect(model: ir.Model, trace: Trace) -> Ledger:
+def _collect(model: ir.Model, trace: Trace, opened: Collection[str]) -> Ledger:
     ledger = Ledger()
     computed = computed_constants(model)
 
     def seen(node: ir.Node) -> Op:
         opset = model.opset_imports.get(node.domain, model.opset_imports.get("", 1))
-        return Op(node, opset, ledger.labels, trace, ledger.fresh, computed)
+        return Op(node, opset, ledger.labels, trace, ledger.fresh, opened, computed)
 
     for node in model.graph:
         if not computed.issuperset(node.outputs):

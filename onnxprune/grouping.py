@@ -1,7 +1,7 @@
-"""Units to groups: those that lie in the same places are chosen among each other."""
+"""Blocks of units to groups: those that lie in the same places are chosen among each other."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,8 @@ from onnxprune.graph import Array
 from onnxprune.labels import WHOLE, Atoms, Label
 from onnxprune.op_rules.facts import Linear
 from onnxprune.units import Classes, Units, classes_of
+
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +34,15 @@ class Slot:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Units that lie in the same places; any subset can go, as many from each of `rows` where that is given.
+    """Blocks of units that lie in the same places; any can go, as many from each of `rows` where that is given.
 
+    `member` gives the block, 0 … width−1, of each of `units`: a channel is a block of one unit, a head one of many.
     `writers` make the group's channels, `readers` sum over them; `names` are the tensors and nodes it runs through.
     """
 
     name: str
     units: Atoms
+    member: Atoms
     rows: npt.NDArray[np.int64] | None
     writers: tuple[Linear, ...]
     readers: tuple[Linear, ...]
@@ -46,13 +50,29 @@ class Group:
 
     @property
     def width(self) -> int:
-        """How many units it has."""
-        return int(self.units.size)
+        """How many blocks it has."""
+        return int(self.member.max()) + 1
 
     @property
     def row_count(self) -> int:
         """How many rows must lose equally many; 1 where the choice is free."""
         return 1 if self.rows is None else int(self.rows.max()) + 1
+
+    def kept(self, keep: Mask) -> Mask:
+        """(width,) which blocks stay: those of which any unit does, for the units may lie in other groups too."""
+        stays = np.zeros(self.width, np.bool_)
+        stays[self.member[keep[self.units]]] = True
+        return stays
+
+    def cut(self, keep: Mask, stays: Mask) -> None:
+        """Take from `keep` the units of the blocks that do not stay; those of other groups are left alone."""
+        keep[self.units] &= stays[self.member]
+
+    def positions(self, count: int) -> Atoms:
+        """(count + 1,) the block of each unit of the model, −1 for those of other groups and for what stays whole."""
+        found = np.full(count + 1, -1, np.int64)
+        found[self.units] = self.member
+        return found
 
 
 @dataclass(frozen=True)
@@ -70,19 +90,17 @@ SINGLE = "all its channels go together, so none can go alone"
 def group_units(
     units: Units, raw: Sequence[Slot], slots: Sequence[Slot], linears: Sequence[Linear]
 ) -> tuple[tuple[Group, ...], tuple[Closed, ...]]:
-    """Gather open units by the set of slots they lie in, and closed atoms by their reason and the slot that made them.
+    """Gather open blocks by the set of slots they lie in, and closed atoms by their reason and the slot that made them.
 
-    Units of which none can go without all the others make no group; they stand among the closed.
+    Blocks of which none can go without all the others make no group; they stand among the closed.
     """
     makers = {linear.y: linear.node.name or "" for linear in linears}
-    classes = classes_of(units.count, [slot.label.atoms for slot in slots])
-    inside = _slots_of_first_units(classes, slots)
     layers = _Layers(units.count, linears)
+    members = [found for level in units.levels for found in _level_members(level, slots)]
     names = _taken_names()
     groups, single = [], []
-    for own in _members(classes):
-        here = inside[classes[own[0]]]
-        group = _group(own, here, layers, units, names(_name(here, makers)))
+    for own, member, here in sorted(members, key=lambda one: int(one[0].min())):
+        group = _group(own, member, here, layers, units, names(_name(here, makers)))
         if group.width > group.row_count:
             groups.append(group)
         else:
@@ -90,24 +108,33 @@ def group_units(
     return tuple(groups), (*_closed(units, raw, makers), *single)
 
 
-def _members(classes: Classes) -> list[Atoms]:
-    """The units of each class, the classes in the order of their first unit."""
-    order = np.argsort(classes, kind="stable")
-    order = order[classes[order] >= 0]
-    pieces = np.split(order, np.flatnonzero(np.diff(classes[order])) + 1) if order.size else []
-    return sorted(pieces, key=lambda piece: int(piece[0]))
+def _level_members(level: Atoms, slots: Sequence[Slot]) -> Iterator[tuple[Atoms, Atoms, list[Slot]]]:
+    """The units of each class of a level's blocks, the block of each, and the slots they lie in."""
+    if np.all(level == WHOLE):
+        return
+    first, count = int(level[level != WHOLE].min()), int(level.max()) + 1
+    places = [np.where((own := level[slot.label.atoms]) == WHOLE, WHOLE, own - first) for slot in slots]
+    classes = classes_of(count - first, places)
+    inside = _slots_of_first_blocks(classes, slots, places)
+    units = np.flatnonzero(level != WHOLE)
+    block = level[units] - first
+    order = units[np.lexsort((units, classes[block]))]
+    own_class = classes[level[order] - first]
+    for own in np.split(order, np.flatnonzero(np.diff(own_class)) + 1):
+        number = int(classes[level[own[0]] - first])
+        if number >= 0:
+            yield own, np.unique(level[own], return_inverse=True)[1].astype(np.int64), inside[number]
 
 
-def _slots_of_first_units(classes: Classes, slots: Sequence[Slot]) -> dict[int, list[Slot]]:
-    """The slots of each class, in graph order: those in which its first unit lies."""
+def _slots_of_first_blocks(classes: Classes, slots: Sequence[Slot], places: Sequence[Atoms]) -> dict[int, list[Slot]]:
+    """The slots of each class, in graph order: those in which its first block lies."""
     first = np.zeros(classes.size + 1, np.bool_)
     found = np.unique(classes, return_index=True)
     first[found[1][found[0] >= 0]] = True
     inside: dict[int, list[Slot]] = defaultdict(list)
-    for slot in slots:
-        atoms = slot.label.atoms
-        for unit in np.unique(atoms[first[atoms]]).tolist():
-            inside[int(classes[unit])].append(slot)
+    for slot, blocks in zip(slots, places, strict=True):
+        for block in np.unique(blocks[first[blocks]]).tolist():
+            inside[int(classes[block])].append(slot)
     return inside
 
 
@@ -132,7 +159,7 @@ class _Layers:
         return tuple(writers), tuple(readers)
 
 
-def _group(own: Atoms, slots: list[Slot], layers: _Layers, units: Units, name: str) -> Group:
+def _group(own: Atoms, member: Atoms, slots: list[Slot], layers: _Layers, units: Units, name: str) -> Group:
     values = dict.fromkeys(slot.value for slot in slots if slot.reader is None)
     writers, readers = layers.around(own, values)
     readers_of_slots = {slot.reader for slot in slots if slot.reader is not None and not slot.contracted}
@@ -140,9 +167,10 @@ def _group(own: Atoms, slots: list[Slot], layers: _Layers, units: Units, name: s
     names = {slot.value.name for slot in slots if not slot.contracted} | {
         node.name for node in nodes if node is not None
     }
-    cells = np.unique(units.cell[own], return_inverse=True)[1].astype(np.int64)
+    firsts = own[np.unique(member, return_index=True)[1]]
+    cells = np.unique(units.cell[firsts], return_inverse=True)[1].astype(np.int64)
     rows = cells if cells.max() > 0 else None
-    return Group(name, own, rows, writers, readers, frozenset(n for n in names if n))
+    return Group(name, own, member, rows, writers, readers, frozenset(n for n in names if n))
 
 
 def _name(slots: list[Slot], makers: dict[ir.Value, str]) -> str:

@@ -72,18 +72,21 @@ def transposed(labels: Labels, perm: Sequence[int]) -> Labels:
 def reshaped(labels: Labels, before: Shape, after: Shape) -> tuple[Labels, Labels]:
     """Carry labels through a row-major reshape: (the labels after it, the labels it loses).
 
-    Axes are cut into the smallest runs of equal product. A label is lost where two labels meet in one run, for the
+    Axes are cut into the smallest runs of equal product. A label is lost where another meets it in one run, for the
     positions then stand for pairs of atoms, and where its only position has no axis left.
     """
     if 0 in before:
         return (), labels
+    runs = _runs(before, after)
     kept: list[Label] = []
     lost: list[Label] = []
-    for inside, outside in _runs_joined(_runs(before, after), labels):
-        here = [label for label in labels if set(label.axes) <= set(inside)]
-        through = _through(here[0], inside, outside, before, after) if len(here) == 1 else ()
-        kept += through
-        lost += [] if through else here
+    for label in labels:
+        own = [run for run in runs if set(run[0]) & set(label.axes)]
+        others = {axis for other in labels if other is not label for axis in other.axes}
+        meets = any(set(inside) & others for inside, _ in own)
+        through = None if meets else _through(label, own, before, after)
+        kept += [] if through is None else [through]
+        lost += [label] if through is None else []
     return tuple(kept), tuple(lost)
 
 
@@ -102,28 +105,14 @@ def _runs(before: Shape, after: Shape) -> list[Run]:
     return runs
 
 
-def _runs_joined(runs: list[Run], labels: Labels) -> list[Run]:
-    """Join the runs that one label spans, so that every label lies in one run."""
-    joined: list[Run] = []
-    for run in runs:
-        spans = joined and any(
-            label.axes[0] < run[0].start <= label.axes[-1] and label.axes[0] < joined[-1][0].stop for label in labels
-        )
-        if spans:
-            inside, outside = joined.pop()
-            run = range(inside.start, run[0].stop), range(outside.start, run[1].stop)
-        joined.append(run)
-    return joined
-
-
-def _through(label: Label, inside: range, outside: range, before: Shape, after: Shape) -> Labels:
-    dims = [before[a] for a in inside]
+def _through(label: Label, runs: Sequence[Run], before: Shape, after: Shape) -> Label | None:
+    """The label after each of its runs is reshaped; other axes of a run repeat it."""
+    inside = [axis for run in runs for axis in run[0]]
+    outside = [axis for run in runs for axis in run[1]]
     spread = label.atoms.reshape([before[a] if a in label.axes else 1 for a in inside])
-    target = np.broadcast_to(spread, dims).reshape([after[a] for a in outside])
-    varying = [
-        k for k in range(target.ndim) if not np.array_equal(target, np.broadcast_to(target.take([0], k), target.shape))
-    ]
+    target = np.broadcast_to(spread, [before[a] for a in inside]).reshape([after[a] for a in outside])
+    varying = [k for k in range(target.ndim) if np.any(target != target.take([0], k))]
     if not varying:  # one atom everywhere: keep it on the widest axis, or let it be lost to a scalar
         varying = [int(np.argmax(target.shape))] if target.ndim else []
     index = tuple(slice(None) if k in varying else 0 for k in range(target.ndim))
-    return (Label(tuple(outside[k] for k in varying), target[index]),) if varying else ()
+    return Label(tuple(outside[k] for k in varying), target[index]) if varying else None

@@ -22,8 +22,9 @@ def keep_of_widths(analysis: Analysis, scored: Sequence[Scored], chosen: Chosen)
     """What stays when each group keeps the units that its selection names at its width."""
     keep = analysis.keep_all()
     for one, width in zip(scored, chosen.widths, strict=True):
-        keep[one.group.units] = False
-        keep[one.group.units[one.selection.keep(int(width))]] = True
+        stays = np.zeros(one.group.width, np.bool_)
+        stays[one.selection.keep(int(width))] = True
+        one.group.cut(keep, stays)
     return keep
 
 
@@ -38,7 +39,7 @@ def provable(analysis: Analysis, keep: Keep, scored: Sequence[Scored], feeds: Ma
         failed = {}
         for one in scored:
             alone = analysis.keep_all()
-            alone[one.group.units] = keep[one.group.units]
+            one.group.cut(alone, one.group.kept(keep))
             try:
                 prove(analysis, remove(analysis, alone), alone, feeds)
             except ProofFailed as error:
@@ -61,7 +62,7 @@ def make_plan(prepared: Prepared, keep: Keep, errors: Mapping[str, float], confi
     analysis = prepared.analysis
     groups = []
     for group in prepared.groups:
-        stays = keep[group.units]
+        stays = group.kept(keep)
         if not np.all(stays):
             kept = tuple(np.flatnonzero(stays).tolist())
             groups.append(

@@ -151,16 +151,16 @@ def prepare(model: ir.Model, data: Data, config: Config, fold: bool) -> Prepared
     """
     original = normalise(model)
     traced = _trace(original, data)
-    analysis = analyse(original, traced)
+    analysis = analyse(original, traced, config.open)
     frozen = _frozen(original, analysis, config)
     if fold and analysis.groups:
         ours = {linear.node.name or "" for linear in analysis.linears} - frozen
-        analysis = _again(fold_batchnorm(original, ours), data, traced)
+        analysis = _again(fold_batchnorm(original, ours), data, traced, config)
         ours = {x.node.name or "" for x in solvable(analysis)} - frozen
-        analysis = _again(add_bias(analysis.model, ours), data, analysis.trace)
+        analysis = _again(add_bias(analysis.model, ours), data, analysis.trace, config)
     if config.sampler:
         ours = {x.node.name or "" for x in solvable(analysis) if x.groups == 1} - frozen
-        analysis = _again(add_samplers(analysis.model, ours), data, analysis.trace)
+        analysis = _again(add_samplers(analysis.model, ours), data, analysis.trace, config)
     _require_matches((original, analysis.model), config)
     groups, closed = _chosen(analysis, config)
     return Prepared(original, analysis, groups, (*analysis.closed, *closed), frozen)
@@ -181,9 +181,9 @@ def _blamed(guesses: Sequence[str]) -> Iterator[None]:
         raise BadInput("; ".join([str(error), *guesses])) from error
 
 
-def _again(model: ir.Model, data: Data, seen: Trace) -> Analysis:
+def _again(model: ir.Model, data: Data, seen: Trace, config: Config) -> Analysis:
     """The analysis of a rewritten model; a rewrite keeps the shape of every value that keeps its name."""
-    return analyse(model, seen if seen.covers(model) else _trace(model, data))
+    return analyse(model, seen if seen.covers(model) else _trace(model, data), config.open)
 
 
 def matches(names: Iterable[str], patterns: Iterable[str]) -> bool:

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from threading import Lock
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune.calibration.collect import Collected, LayerStatistics
@@ -83,7 +83,7 @@ def score(
         readers = [(linear, block) for linear in group.readers for block in range(linear.groups)]
         made = [(*moments.reader(group, linear, block, analysis.units), block) for linear, block in readers]
         reading = [found for found in made if np.any(found[0].channel >= 0)]
-        writers = tuple(_writer(analysis.model, group, linear) for linear in group.writers)
+        writers = tuple(_writer(analysis.model, group, linear, analysis.units) for linear in group.writers)
         own = tuple(reader for reader, _, _ in reading)
         problem = Problem(group.name, group.width, own, writers, group.rows, seed + number)
         judges = tuple(Judge(reader, held, block) for reader, held, block in reading if held is not None)
@@ -118,7 +118,7 @@ class _Moments:
         """One block of a layer as the criteria see it, and its held-out moments."""
         name = linear.node.name or ""
         weight = to_matrix(linear, weight_of(self._model, linear))[block].astype(np.float64)
-        channel = _positions(group, units)[linear.features[block]]
+        channel = group.positions(units)[linear.features[block]]
         found = self._statistics.get(name)
         if found is None:
             return Reader(name, weight, None, channel), None
@@ -138,23 +138,15 @@ def _moments(model: ir.Model, statistics: LayerStatistics, linear: Linear, block
     return solve.moments().with_linear_targets(weight), HeldOut(lambda: held.moments().with_linear_targets(weight))
 
 
-def _positions(group: Group, units: int) -> npt.NDArray[np.intp]:
-    """The position in the group of each unit, −1 for units of other groups and for what stays whole."""
-    position = np.full(units + 1, -1, np.intp)
-    position[group.units] = np.arange(group.width)
-    return position
-
-
-def _writer(model: ir.Model, group: Group, linear: Linear) -> Writer:
-    """The rows of a weight that make the group's channels, gathered by unit."""
+def _writer(model: ir.Model, group: Group, linear: Linear, units: int) -> Writer:
+    """The rows of a weight that make the group's channels, gathered by block."""
     matrix = to_matrix(linear, weight_of(model, linear)).astype(np.float64)
     rows = matrix.reshape(-1, matrix.shape[-1])
-    outputs = linear.outputs.reshape(-1)
-    order = np.argsort(outputs, kind="stable")
-    starts = np.searchsorted(outputs[order], group.units)
-    ends = np.searchsorted(outputs[order], group.units, side="right")
-    most = int((ends - starts).max(initial=0))
+    block = group.positions(units)[linear.outputs.reshape(-1)]
+    order = np.argsort(block, kind="stable")
+    bounds = np.searchsorted(block[order], np.arange(group.width + 1))
+    most = int(np.diff(bounds).max(initial=0))
     gathered = np.zeros((group.width, most, rows.shape[1]))
-    for position, (start, end) in enumerate(zip(starts, ends, strict=True)):
+    for position, (start, end) in enumerate(pairwise(bounds)):
         gathered[position, : end - start] = rows[order[start:end]]
     return Writer(linear.node.name or "", gathered.reshape(group.width, -1))

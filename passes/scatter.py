@@ -2,10 +2,12 @@
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnxprune.dependency import Analysis, Keep
 from onnxprune.graph import Array, add_constant, array_of, nodes_by_name, replace_constant, values_by_name
 from onnxprune.grouping import Slot
+from onnxprune.op_rules.part import PARTS, Part
 from onnxprune.passes.remove import selector
 
 
@@ -25,6 +27,7 @@ def scatter(analysis: Analysis, slim: ir.Model, keep: Keep) -> ir.Model:
             if wide is not None:
                 replace_constant(wides[original.name or ""], wide)
     _mask_sums(analysis, model, keep)
+    _take_parts(analysis, model, keep)
     return model
 
 
@@ -53,6 +56,21 @@ def _masked(graph: ir.Graph, given: ir.Value, mask: Array, zero: ir.Value | None
     if zero is None:
         zero = add_constant(graph, f"{name}.zero", np.zeros((), dtype.numpy()), dtype)
     return ir.node("Where", [add_constant(graph, f"{name}.mask", mask), given, zero])
+
+
+def _take_parts(analysis: Analysis, model: ir.Model, keep: Keep) -> None:
+    """Statistics over channels are of those that stay: their operators are replaced by ones that count those alone."""
+    nodes = nodes_by_name(model)
+    for slot in analysis.parts:
+        if slot.reader is None or np.all(keep[slot.label.atoms]):
+            continue
+        node, shape = nodes[slot.reader.name or ""], analysis.trace.shape(slot.value)
+        dims = tuple(d if a in slot.label.axes else 1 for a, d in enumerate(shape))
+        given = node.inputs[0]
+        dtype = (given.dtype if given is not None else None) or ir.DataType.FLOAT
+        opset = model.opset_imports.get("", 1)
+        PARTS[node.op_type](Part(model.graph, node, opset, shape, selector(dims, [slot.label], keep) * 1.0, dtype))
+    RemoveUnusedNodesPass()(model)
 
 
 def _scattered(original: Array, final: Array, slots: list[Slot], keep: Keep) -> Array | None:

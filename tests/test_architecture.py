@@ -23,7 +23,7 @@ ROWS = {
     "values": "version errors progress parallel heap native labels graph",
     "models": "atomic serialise model_check model_io runtime constants trace",
     "operators": "op_rules.*",
-    "analysis": "units grouping sizes dependency weights layers costs widths plan",
+    "analysis": "factors units balance conflicts resolve grouping sizes dependency weights layers costs widths plan",
     "sums": "calibration.statistics calibration.least_squares",
     "calibration": "calibration.*",
     "passes": "passes.*",

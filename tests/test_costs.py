@@ -17,7 +17,7 @@ CONVOLUTIONAL = ["resnet-text", "vgg-text", "inception-text", "mobilenet-v2-text
 
 
 def widths(case: Case, kept: np.ndarray) -> np.ndarray:
-    return np.array([np.count_nonzero(kept[group.units]) for group in case.analysis.groups])
+    return np.array([np.count_nonzero(group.kept(kept)) for group in case.analysis.groups])
 
 
 def cuts(case: Case, count: int) -> list[np.ndarray]:

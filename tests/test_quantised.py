@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 from dense_mask import run
 from model_counts import constants
-from op_case import facts_of, fixed, outs, params, ties
+from op_case import facts_of, fixed, outs, params
 from pipeline_case import pictures, prune
 from quantise_case import QUANTISERS, check_every_removal, quantised
 from removal import Case, analysed, proto
@@ -15,7 +15,7 @@ from topologies_quantised import QUANTISED_TOPOLOGIES, model_of, quanta, real, s
 
 from onnxprune.constants import computed_constants, constant_array
 from onnxprune.costs import cost_model
-from onnxprune.op_rules.facts import Linear
+from onnxprune.op_rules.facts import Linear, Lines
 from onnxprune.passes.remove import remove
 from onnxprune.passes.scatter import scatter
 from onnxprune.weights import weight_of
@@ -202,11 +202,16 @@ def test_a_scale_for_each_channel_is_cut_and_one_for_all_is_not() -> None:
     assert params(facts, 1) == params(facts, 2) == {}
 
 
-def test_channels_spread_over_the_axis_of_the_scales_go_along_the_other_axis() -> None:
+def test_a_scale_for_each_line_of_spread_channels_goes_with_the_whole_line() -> None:
     vectors = {"s": np.ones(2, np.float32), "z": np.zeros(2, np.uint8)}
     atoms = [[0, 1, 2], [3, 4, 5]]
     facts = facts_of("y = QuantizeLinear (x, s, z)", {"x": (2, 2, 3)}, {"x": {(1, 2): atoms}}, vectors)
-    assert ties(facts) == [([[0, 1, 2]], [[3, 4, 5]])]
+    lines = [fact for fact in facts if isinstance(fact, Lines)]
+    assert [(fact.label.atoms.tolist(), fact.axis, fact.atoms.tolist()) for fact in lines] == [
+        (atoms, 0, [100, 101]),
+        (atoms, 0, [102, 103]),
+    ]
+    assert [params(facts, index) for index in (1, 2)] == [{(0,): ([100, 101], False)}, {(0,): ([102, 103], False)}]
     assert fixed(facts) == []
 
 

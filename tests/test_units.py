@@ -5,8 +5,9 @@ import onnx_ir as ir
 import pytest
 
 from onnxprune.labels import WHOLE, Label
-from onnxprune.op_rules.facts import Balanced, Fixed, Follow, Size
-from onnxprune.units import SPLIT, Constraints, Units, classes_of, resolve
+from onnxprune.op_rules.facts import Balanced, Fixed, Follow, Lines, Size
+from onnxprune.resolve import resolve
+from onnxprune.units import CROSSED, SPLIT, Constraints, Units, classes_of
 
 A = np.arange(24)
 
@@ -39,19 +40,59 @@ def test_what_is_tied_to_a_position_without_channel_stays() -> None:
     assert units.reasons[int(units.component[0])] == SPLIT
 
 
-def test_a_factored_axis_loses_whole_lines_along_its_longer_side() -> None:
-    assert parts(solved(6, Constraints([], []), A[:6].reshape(2, 3)), 6) == [[0, 3], [1, 4], [2, 5]]
-    assert parts(solved(6, Constraints([], []), A[:6].reshape(3, 2)), 6) == [[0, 1], [2, 3], [4, 5]]
+def blocks(units: Units, count: int) -> list[list[list[int]]]:
+    """The atoms of each block, for each level that has any."""
+    numbers = [(level, np.unique(level[level != WHOLE])) for level in units.levels]
+    return [
+        [np.flatnonzero(level[units.of(A[:count])] == block).tolist() for block in own]
+        for level, own in numbers
+        if own.size
+    ]
 
 
-def test_a_square_and_its_transpose_agree_on_one_side() -> None:
+def test_a_factored_axis_loses_whole_lines_along_either_side() -> None:
+    units = solved(6, Constraints([], []), A[:6].reshape(2, 3))
+    assert blocks(units, 6) == [[[0, 1, 2], [3, 4, 5]], [[0, 3], [1, 4], [2, 5]]]
+
+
+def test_a_square_and_its_transpose_are_cut_alike() -> None:
     square = A[:4].reshape(2, 2)
-    assert solved(4, Constraints([], []), square, square.T).count == 2
+    assert blocks(solved(4, Constraints([], []), square, square.T), 4) == [[[0, 1], [2, 3]], [[0, 2], [1, 3]]]
 
 
-def test_a_fixed_atom_closes_its_line_only() -> None:
+def test_halves_of_an_axis_stay_pairs() -> None:
+    """(2 heads, 6) and (2 heads, 2 halves, 3): what goes from one half goes from the other."""
+    units = solved(12, Constraints([], []), A[:12].reshape(2, 6), A[:12].reshape(2, 2, 3))
+    heads, pairs = blocks(units, 12)[:2]
+    assert heads == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
+    assert pairs == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
+
+
+def test_what_stands_for_lines_goes_with_them_and_joins_grids() -> None:
+    """Scores of 2 heads (12, 13) stand for the rows of (2, 3) queries and of (2, 3) values."""
+    queries, values, scores = Label((1, 3), A[:6].reshape(2, 3)), Label((1, 3), A[6:12].reshape(2, 3)), A[12:14]
+    given = Constraints([], [], lines=[Lines(queries, 0, scores), Lines(values, 0, scores)])
+    units = resolve(14, given, [queries.atoms, values.atoms], [A[:14]])
+    heads, *rest = blocks(units, 14)
+    assert heads == [[0, 1, 2, 6, 7, 8, 12], [3, 4, 5, 9, 10, 11, 13]]
+    assert sorted(block for level in rest for block in level) == [[0, 3], [1, 4], [2, 5], [6, 9], [7, 10], [8, 11]]
+
+
+def test_where_what_stands_for_a_line_stays_so_does_the_line() -> None:
+    queries = Label((1, 3), A[:6].reshape(2, 3))
+    given = Constraints([], [Fixed(A[6:7], "read elsewhere")], lines=[Lines(queries, 0, A[6:8])])
+    assert blocks(resolve(8, given, [queries.atoms], [A[:8]]), 8) == [[[0, 3], [1, 4], [2, 5]]]
+
+
+def test_a_fixed_atom_closes_its_lines_only() -> None:
     units = solved(8, Constraints([], [Fixed(A[2:3], "")]), A[:8].reshape(2, 4))
-    assert parts(units, 8) == [[0, 4], [1, 5], [3, 7]]
+    assert blocks(units, 8) == [[[0, 4], [1, 5], [3, 7]]]
+
+
+def test_grids_that_share_no_lines_close_with_a_reason() -> None:
+    crossed = np.array([[0, 3], [1, 2]])
+    units = solved(4, Constraints([], []), A[:4].reshape(2, 2), crossed, crossed.T, np.array([[0, 1], [3, 2]]).T)
+    assert {units.reasons[c] for c in units.reasons} <= {CROSSED}
 
 
 def test_rows_of_equally_many_units_stay_free_and_have_cells() -> None:
@@ -116,7 +157,7 @@ def test_a_computed_size_needs_the_same_share_of_each_unit(target: np.ndarray, u
 def test_a_computed_half_follows_where_both_halves_lose_alike() -> None:
     halves = A[:6].reshape(2, 3)
     fact = Follow((Label((1,), A[:6]), 0), (Label((1, 2), halves), 1), 3, "")
-    assert parts(solved(6, Constraints([], [], follows=[fact]), halves), 6) == [[0, 3], [1, 4], [2, 5]]
+    assert blocks(solved(6, Constraints([], [], follows=[fact]), halves), 6) == [[[0, 3], [1, 4], [2, 5]]]
 
 
 def test_classes_are_the_units_that_lie_in_the_same_places() -> None:

@@ -75,13 +75,12 @@ def _reshaped(op: Op, param: Param) -> Facts:
 @behind("Mul", "Div")
 def _scaled(op: Op, param: Param) -> Facts:
     """The factor that has all positions holds the zeros; every factor is cut along."""
-    rank = len(op.out_shape())
     whole = [i for i in range(2) if op.shape(i) == op.out_shape()]
     if not whole or param.nothing is not None or (op.node.op_type == "Div" and whole[0] != 0):
         yield Fixed(param.label.atoms, f"a constant along it is computed by {op.node.op_type} ({op.node.name})")
         return
     yield Param(whole[0], param.label, param.contracted)
-    yield from joined(op, 1 - whole[0], param.label, rank)
+    yield from joined(op, 1 - whole[0], param.label)
 
 
 @behind("DequantizeLinear")

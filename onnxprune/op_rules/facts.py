@@ -44,11 +44,27 @@ class Summed:
 
 
 @dataclass(frozen=True, eq=False)
+class Part:
+    """The op takes statistics over these positions of its first input: over those that stay, once some go."""
+
+    label: Label
+
+
+@dataclass(frozen=True, eq=False)
 class Tie:
     """Two equally shaped atom arrays go together, position by position."""
 
     left: Atoms
     right: Atoms
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """Position i along one of a factored label's axes (`axis` counts those) goes exactly when `atoms[i]` does."""
+
+    label: Label
+    axis: int
+    atoms: Atoms
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,11 +158,12 @@ class Linear:
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """A product of two activations (attention): `macs` multiply–adds in the traced run."""
+    """A product of two activations (attention): `macs` multiply–adds in the traced run, in proportion to a label."""
 
     node: ir.Node
     macs: int
+    label: Label | None = None
 
 
-Fact = Out | Param | Summed | Tie | Fixed | Balanced | Size | Follow | Settled | Index | Linear | Product
+Fact = Out | Param | Summed | Part | Tie | Lines | Fixed | Balanced | Size | Follow | Settled | Index | Linear | Product
 Facts = Iterator[Fact]

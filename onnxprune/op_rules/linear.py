@@ -1,6 +1,6 @@
 """Rules of the layers that multiply by a weight: Conv, ConvTranspose, Gemm, MatMul."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.graph import Array
-from onnxprune.labels import WHOLE, Atoms, Label, Shape, apart_from, atoms_of, on, touching
+from onnxprune.labels import Atoms, Label, apart_from, atoms_of, on, touching
 from onnxprune.op_rules.facts import Balanced, Facts, Fixed, Kind, Linear, Out, Param, Product, Size, Summed, Tie
-from onnxprune.op_rules.registry import Op, fix, rule, stays_whole
+from onnxprune.op_rules.registry import Op, fix, hold, line, rule, stays_whole, without
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,37 +189,81 @@ def weighted(op: Op, places: Places, x: int) -> Facts:
 
 
 def product(op: Op, operands: tuple[int, int], zeros: tuple[int | None, int | None] = (None, None)) -> Facts:
-    """Both sides lose the summed positions together; rows of A and columns of B pass through.
+    """Both sides lose the summed positions together; rows of A and columns of B pass through, and batch axes agree.
 
-    Channels that also lie on batch axes (heads) go from every head alike, so that no head is lost on one side only.
+    What lies on a batch axis alone afterwards (the head of a score) stands for all that lay there before.
     """
-    yield Product(op.node, prod(op.out_shape()) * op.shape(operands[0])[-1])
-    ranks = len(op.shape(operands[0])), len(op.shape(operands[1]))
-    if min(ranks) < 2:
+    if min(len(op.shape(index)) for index in operands) < 2:
         yield from fix(op.labels(operands[0]) + op.labels(operands[1]), f"{op.node.op_type} with a vector")
         return
+    sides = [[x.moved(len(op.out_shape()) - len(op.shape(i))) for x in op.labels(i)] for i in operands]
+    rank = len(op.out_shape())
+    summed: list[Label | None] = [None, None]
     passing: list[Label] = []
-    lines = []
-    for side, zero, rank, summed, kept in zip(operands, zeros, ranks, (-1, -2), (-2, -1), strict=True):
-        line = np.full(op.shape(side)[summed], WHOLE)
-        for label in op.labels(side):
-            matrix_axes = [axis for axis in label.axes if axis >= rank - 2]
-            moved = label.moved(len(op.out_shape()) - rank)
-            if len(matrix_axes) != 1 or not _spans_batch(moved, op.out_shape()):
-                yield Fixed(label.atoms, "it lies on a batch axis of MatMul, or on both of a matrix")
+    batch: dict[int, list[Atoms]] = {}
+    for side, (inner, kept) in enumerate(((rank - 1, rank - 2), (rank - 2, rank - 1))):
+        for label in sides[side]:
+            plain, ties = _one_batch_axis(label, rank)
+            yield from ties
+            matrix = [axis for axis in plain.axes if axis >= rank - 2]
+            if len(matrix) > 1:
+                yield Fixed(label.atoms, "it lies on both axes of a matrix")
                 continue
-            yield from (stays_whole(label, axis) for axis in label.axes if axis < rank - 2)
-            if matrix_axes[0] == rank + summed:
-                line = label.atoms.reshape(-1, label.atoms.shape[-1])[0]
-                yield Summed(side, label, zero)
-            elif matrix_axes[0] == rank + kept:
-                passing.append(moved)
-        lines.append(line)
-    yield Tie(*lines)
-    yield Out(0, tuple(passing))
+            for axis in (a for a in plain.axes if a < rank - 2):
+                atoms, facts = line(op, plain, axis)
+                yield from facts
+                batch.setdefault(axis, []).append(atoms)
+            if matrix == [inner]:
+                summed[side] = plain
+            elif matrix == [kept]:
+                passing.append(plain)
+            yield from _batch_on_the_other_side(op, operands[1 - side], sides[1 - side], plain)
+    yield from _summed(op, summed, operands, zeros)
+    for together in batch.values():
+        yield from (Tie(together[0], atoms) for atoms in together[1:])
+    yield Product(op.node, prod(op.out_shape()) * op.shape(operands[0])[-1], _counted(op, summed, passing))
+    covered = {axis for label in passing for axis in label.axes}
+    yield Out(0, (*passing, *(Label((a,), atoms[0]) for a, atoms in batch.items() if a not in covered)))
 
 
-def _spans_batch(label: Label, out: Shape) -> bool:
-    """Whether no batch axis of the label is broadcast."""
-    pairs = zip(label.axes, label.atoms.shape, strict=True)
-    return all(out[axis] == width for axis, width in pairs if axis < len(out) - 2)
+def _one_batch_axis(label: Label, rank: int) -> tuple[Label, list[Tie]]:
+    """Hold a label on all of its batch axes but the longest."""
+    batch = [axis for axis in label.axes if axis < rank - 2]
+    held = sorted(batch, key=lambda axis: label.atoms.shape[label.axes.index(axis)])[:-1]
+    ties = [stays_whole(label, axis) for axis in held]
+    return without((label,), held)[0], ties
+
+
+def _batch_on_the_other_side(op: Op, index: int, labels: Sequence[Label], label: Label) -> Facts:
+    """A batch axis goes from both sides or is broadcast."""
+    rank, shape = len(op.out_shape()), op.shape(index)
+    for axis in (a for a in label.axes if a < rank - 2):
+        own = axis - (rank - len(shape))
+        if own >= 0 and shape[own] != 1 and not any(axis in other.axes for other in labels):
+            reason = f"{op.node.op_type} joins it with {op.input(index).name!r}, which has no prunable channels"
+            yield from hold((label,), [axis], reason)
+
+
+def _summed(
+    op: Op, summed: Sequence[Label | None], operands: tuple[int, int], zeros: tuple[int | None, int | None]
+) -> Facts:
+    """The summed positions of both sides go together, in all lines of a batch axis that one side alone has."""
+    rank = len(op.out_shape())
+    for index, zero, label in zip(operands, zeros, summed, strict=True):
+        if label is not None:
+            yield Summed(index, label.moved(len(op.shape(index)) - rank), zero)
+    first, second = summed
+    if first is not None and second is not None:
+        if len(first.axes) == len(second.axes) > 1 and first.axes[0] != second.axes[0]:
+            yield from fix((first, second), "MatMul joins channels that are split over different axes")
+        else:
+            yield Tie(*np.broadcast_arrays(first.atoms, second.atoms))
+    for label in (first or second,) if first is None or second is None else ():
+        if label is not None:
+            yield from hold((label,), [a for a in label.axes if a >= rank - 2], "MatMul sums it against all positions")
+
+
+def _counted(op: Op, summed: Sequence[Label | None], passing: Sequence[Label]) -> Label | None:
+    """What the multiply–adds are in proportion to: the label with most positions."""
+    found = [label for label in (*summed, *passing) if label is not None]
+    return max(found, key=lambda label: label.atoms.size, default=None)

@@ -5,17 +5,19 @@ import numpy as np
 from onnxprune.graph import Array
 from onnxprune.labels import Atoms, Label
 from onnxprune.op_rules.facts import Facts, Fixed, Out, Param, Summed, Tie
-from onnxprune.op_rules.registry import Op, rule, stays_whole
+from onnxprune.op_rules.registry import Op, rule, sliced_along
 
 
 @rule("DequantizeLinear", "QuantizeLinear")
 def quantise(op: Op) -> Facts:
     """Position by position; scales and zero points of channels of their own are cut along."""
+    axis = _scaled_axis(op)
     for label in op.labels():
-        if len(label.axes) > 1 and _scaled_axis(op) in label.axes:
-            yield stays_whole(label, _scaled_axis(op))
-        else:
+        if len(label.axes) == 1 or op.attr("block_size", 0):
             yield from grid(op, label)
+        elif axis in label.axes:
+            for index in (index for index in (1, 2) if op.has(index)):
+                yield from sliced_along(op, index, label, [axis], axis)
     yield Out(0, op.labels())
 
 

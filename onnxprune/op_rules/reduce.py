@@ -2,9 +2,10 @@
 
 from onnxprune.labels import Labels, apart_from, on, reshaped, touching
 from onnxprune.op_rules.facts import Facts, Out
-from onnxprune.op_rules.registry import Op, fix, rule
+from onnxprune.op_rules.registry import Op, averaged, fix, hold, rule, sliced_along, without
 
 POOLS = ["AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool"]
+AVERAGES = ["ReduceMean", "ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"]
 REDUCTIONS = ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"]
 
 
@@ -27,8 +28,12 @@ def reduction(op: Op) -> Facts:
     else:
         given = op.axes(1)
         axes = given if given else ([] if op.attr("noop_with_empty_axes", 0) else list(range(rank)))
-    yield from fix(touching(op.labels(), axes), f"{op.node.op_type} reduces over its axis")
-    yield Out(0, _squeezed(op, apart_from(op.labels(), axes), axes))
+    reason = f"{op.node.op_type} reduces over its axis"
+    if op.node.op_type in AVERAGES:
+        yield from averaged(op, axes, reason)
+    else:
+        yield from hold(op.labels(), axes, reason)
+    yield Out(0, _squeezed(op, without(op.labels(), axes), axes))
 
 
 def _squeezed(op: Op, labels: Labels, axes: list[int]) -> Labels:
@@ -42,22 +47,25 @@ def softmax(op: Op) -> Facts:
     rank = len(op.shape())
     axis = op.attr("axis", -1 if op.opset >= 13 else 1) % rank
     axes = [axis] if op.opset >= 13 else list(range(axis, rank))
-    yield from fix(touching(op.labels(), axes), f"{op.node.op_type} weighs its positions against each other")
-    yield Out(0, apart_from(op.labels(), axes))
+    yield from hold(op.labels(), axes, f"{op.node.op_type} weighs its positions against each other")
+    yield Out(0, op.labels())
 
 
-@rule("LayerNormalization", "RMSNormalization")
+@rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def layer_norm(op: Op) -> Facts:
     """Mean and variance run over every axis from `axis` on, so those must stay whole."""
     rank = len(op.shape())
     axes = range(op.attr("axis", -1) % rank, rank)
-    yield from fix(touching(op.labels(), axes), f"{op.node.op_type} takes its mean and variance over it")
-    yield Out(0, apart_from(op.labels(), axes))
+    yield from averaged(op, axes, f"{op.node.op_type} takes its mean and variance over it")
+    for index in range(1, len(op.node.inputs)):
+        for label in touching(op.labels(), axes):
+            yield from sliced_along(op, index, label, [axis for axis in label.axes if axis in axes], axes.start)
+    yield Out(0, op.labels())
 
 
 @rule("LpNormalization")
 def lp_norm(op: Op) -> Facts:
     """The norm runs along one axis."""
     axis = op.attr("axis", -1) % len(op.shape())
-    yield from fix(touching(op.labels(), [axis]), "LpNormalization takes its norm over it")
-    yield Out(0, apart_from(op.labels(), [axis]))
+    yield from averaged(op, [axis], "LpNormalization takes its norm over it")
+    yield Out(0, op.labels())

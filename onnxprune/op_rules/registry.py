@@ -1,6 +1,6 @@
 """The table of operator rules, and what a rule sees of a node."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune.graph import Array, array_of
-from onnxprune.labels import WHOLE, Atoms, Label, Labels, Shape, atoms_of
-from onnxprune.op_rules.facts import Facts, Fixed, Follow, Settled, Size, Tie
+from onnxprune.labels import WHOLE, Atoms, Label, Labels, Shape, atoms_of, touching
+from onnxprune.op_rules.facts import Facts, Fixed, Follow, Lines, Param, Part, Settled, Size, Tie
 from onnxprune.trace import Leaf, Place, Trace
 
 Rule = Callable[["Op"], Facts]
@@ -36,6 +36,7 @@ class Op:
     labelled: Mapping[ir.Value, Labels]
     trace: Trace
     fresh: Callable[[int], Atoms]
+    opened: Collection[str] = ()
     computed: Collection[ir.Value] = ()
 
     @property
@@ -117,6 +118,63 @@ def stays_whole(label: Label, axis: int) -> Tie:
     """What a factored label loses, it loses along its other axes: all positions of `axis` go together."""
     lines = np.moveaxis(label.atoms, label.axes.index(axis), 0)
     return Tie(np.broadcast_to(lines[:1], lines[1:].shape), lines[1:])
+
+
+def hold(labels: Labels, axes: Collection[int], reason: str) -> Facts:
+    """Let nothing go along these axes: a label that lies on others too may still lose whole lines of those."""
+    for label in touching(labels, axes):
+        held = [axis for axis in label.axes if axis in axes]
+        if len(held) == len(label.axes):
+            yield Fixed(label.atoms, reason)
+        else:
+            yield from (stays_whole(label, axis) for axis in held)
+
+
+def averaged(op: "Op", axes: Collection[int], reason: str) -> Facts:
+    """Hold what statistics are taken over, unless the user opened that: then they are of what stays."""
+    if "normalised" in op.opened:
+        yield from (Part(label) for label in touching(op.labels(), axes))
+    else:
+        yield from hold(op.labels(), axes, f"{reason} (--open normalised lets it go)")
+
+
+def without(labels: Labels, axes: Collection[int]) -> Labels:
+    """Labels that are held along these axes, as they lie on the others; those that lie on no others are left out."""
+    found = []
+    for label in labels:
+        index = tuple(0 if axis in axes else slice(None) for axis in label.axes)
+        left = tuple(axis for axis in label.axes if axis not in axes)
+        found += [Label(left, label.atoms[index])] if left else []
+    return tuple(found)
+
+
+def line(op: "Op", label: Label, axis: int) -> tuple[Atoms, Facts]:
+    """What stands for each position along one axis of a label, and the fact that says so."""
+    if label.axes == (axis,):
+        return label.atoms, iter(())
+    place = label.axes.index(axis)
+    atoms = op.fresh(label.atoms.shape[place])
+    return atoms, iter((Lines(label, place, atoms),))
+
+
+def sliced_along(op: "Op", index: int, label: Label, spans: Sequence[int], shift: int) -> Facts:
+    """The constant at input `index` lies along the axes `spans` of a label, which are `shift` less in its own count."""
+    varying = tuple(slice(None) if axis in spans else 0 for axis in label.axes)
+    own = tuple(axis - shift for axis in spans)
+    if len(spans) == len(label.axes) or _same_across(label.atoms, varying):
+        yield Param(index, Label(own, label.atoms[varying]))
+    elif len(spans) == 1:
+        atoms, facts = line(op, label, spans[0])
+        yield from facts
+        yield Param(index, Label(own, atoms))
+    else:
+        yield Fixed(label.atoms, f"{op.node.op_type} broadcasts a constant over part of its axes")
+
+
+def _same_across(atoms: Atoms, index: tuple[slice | int, ...]) -> bool:
+    """Whether the atoms repeat over the axes that `index` pins."""
+    pinned = tuple(slice(0, 1) if isinstance(i, int) else i for i in index)
+    return bool(np.array_equal(atoms, np.broadcast_to(atoms[pinned], atoms.shape)))
 
 
 def cut(label: Label, axis: int, where: slice) -> Label:
