@@ -13,9 +13,11 @@ from onnxprune.calibration.frontier import Frontier
 from onnxprune.calibration.rows import Rows, read, written
 from onnxprune.calibration.sampling import Sampling
 from onnxprune.calibration.source import Source
+from onnxprune.constants import constant_array
 from onnxprune.dependency import Analysis, Keep
-from onnxprune.graph import Array, array_of, captured_values, replace_constant, values_by_name
+from onnxprune.graph import Array, captured_values, values_by_name
 from onnxprune.layers import Layer
+from onnxprune.op_rules.stored import write
 from onnxprune.pairs import find_pairs
 from onnxprune.parallel import each
 from onnxprune.solve import Block, reservoir_share, worst
@@ -65,7 +67,7 @@ def rebuild(
         for pair in (pairs[layer.name] for layer in ready if layer.name in pairs):
             adjust_first(pair, len(pairs), keep, values, frontier, collected, sampling)
         blocks = _summed(ready, keep, collected, sampling, frontier, number, batches)
-        done += each(lambda pair: _solve(pair[0], keep, pair[1], values, mode), zip(ready, blocks, strict=True))
+        done += each(lambda pair: _solve(model, pair[0], keep, pair[1], values, mode), zip(ready, blocks, strict=True))
         tick()
     return model, done, frontier.peak_bytes + collected.disk_bytes
 
@@ -146,19 +148,44 @@ def _add(
         block.add(rows, target, partner, batch)
 
 
-def _solve(layer: Layer, keep: Keep, blocks: Sequence[Block], values: dict[str, ir.Value], mode: str) -> Rebuilt:
+def _solve(
+    model: ir.Model, layer: Layer, keep: Keep, blocks: Sequence[Block], values: dict[str, ir.Value], mode: str
+) -> Rebuilt:
     linear = layer.linear
     weight = values[linear.weight.name or ""]
     assert layer.bias is not None
     bias = values[layer.bias.name or ""]
-    priors = to_matrix(linear, array_of(weight)).astype(np.float64)
-    biases = np.split(array_of(bias).astype(np.float64).reshape(-1), linear.groups)
+    before, shift = constant_array(model, weight), constant_array(model, bias)
+    priors = to_matrix(linear, before).astype(np.float64)
+    biases = np.split(shift.astype(np.float64).reshape(-1), linear.groups)
     units = [features[keep[features]] for features in linear.features]
     solved = [
         block.solve(prior, own) if mode == "lsq" else block.scale(prior, own, unit)
         for block, prior, own, unit in zip(blocks, priors, biases, units, strict=True)
     ]
     matrix = np.stack([solution.weight for solution in solved])
-    replace_constant(weight, from_matrix(linear, matrix, array_of(weight).shape))
-    replace_constant(bias, np.concatenate([s.bias for s in solved]).reshape(array_of(bias).shape))
-    return Rebuilt(layer.name, *worst(solved))
+    write(weight, from_matrix(linear, matrix, before.shape))
+    write(bias, np.concatenate([s.bias for s in solved]).reshape(shift.shape))
+    if weight.const_value is not None:
+        return Rebuilt(layer.name, *worst(solved))
+    return _rounded(model, layer, blocks, weight, bias, (before, shift), worst(solved)[0])
+
+
+def _rounded(
+    model: ir.Model,
+    layer: Layer,
+    blocks: Sequence[Block],
+    weight: ir.Value,
+    bias: ir.Value,
+    before: tuple[Array, Array],
+    error: float,
+) -> Rebuilt:
+    """What is left after the solution became quanta; the old ones again where those were better."""
+    matrices = to_matrix(layer.linear, constant_array(model, weight)).astype(np.float64)
+    shifts = np.split(constant_array(model, bias).astype(np.float64).reshape(-1), layer.linear.groups)
+    after = max(block.error(*own) for block, *own in zip(blocks, matrices, shifts, strict=True))
+    if not after > error:
+        return Rebuilt(layer.name, error, after)
+    for value, array in zip((weight, bias), before, strict=True):
+        write(value, array)
+    return Rebuilt(layer.name, error, error)

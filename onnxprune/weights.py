@@ -58,10 +58,11 @@ def bias_behind(matmul: ir.Node) -> ir.Value | None:
     """The constant vector that the only reader of a MatMul adds to it, one number an output column."""
     add = sole_reader(matmul.outputs[0])
     weight = matmul.inputs[1]
-    if add is None or add.op_type != "Add" or weight is None or weight.const_value is None:
+    columns = weight.shape[-1] if weight is not None and weight.shape is not None else None
+    if add is None or add.op_type != "Add":
         return None
     other = next((v for v in add.inputs if v is not matmul.outputs[0]), None)
     if other is None or other.const_value is None or len(other.uses()) != 1:
         return None
     shape = tuple(other.const_value.shape)
-    return other if shape == (weight.const_value.shape[-1],) else None
+    return other if shape == (columns,) else None

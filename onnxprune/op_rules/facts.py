@@ -139,7 +139,7 @@ class Linear:
 
     `features` (groups, F) and `outputs` (groups, n) hold the atom of each column of X and of Y. `refit` is false
     where columns of X do not mix (depthwise). `macs` counts the multiply–adds of one weight element in the traced run.
-    `decode` makes real numbers of a weight in quanta.
+    `decode` makes real numbers of a weight in quanta; `kernel` is the window of a convolution.
     """
 
     node: ir.Node
@@ -154,6 +154,7 @@ class Linear:
     macs: int
     refit: bool = True
     decode: Callable[[Array], Array] | None = None
+    kernel: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

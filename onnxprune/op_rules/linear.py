@@ -69,7 +69,7 @@ def _depthwise(op: Op, places: Places, inner: Atoms, groups: int) -> Facts:
 def _linear(op: Op, places: Places, features: Atoms, outputs: Atoms, refit: bool = True) -> Linear:
     conv = op.node.op_type != "ConvTranspose"
     positions = op.out_shape() if conv else op.shape()
-    taps = prod(op.shape(places.weight)[2:])
+    kernel = op.shape(places.weight)[2:]
     return Linear(
         op.node,
         "conv" if conv else "conv_transpose",
@@ -78,11 +78,12 @@ def _linear(op: Op, places: Places, features: Atoms, outputs: Atoms, refit: bool
         _bias(op, places),
         op.node.outputs[0],
         features.shape[0],
-        np.repeat(features, taps, axis=1),
+        np.repeat(features, prod(kernel), axis=1),
         outputs,
         positions[0] * prod(positions[2:]),
         refit,
         places.decode,
+        kernel,
     )
 
 
