@@ -8,6 +8,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune.dependency import Analysis
+from onnxprune.graph import constants
 from onnxprune.labels import WHOLE, Label
 from onnxprune.op_rules.facts import Product
 
@@ -52,7 +53,7 @@ class CostModel:
 
 def parameters(model: ir.Model) -> int:
     """Elements of all constants."""
-    return sum(v.const_value.size for v in model.graph.initializers.values() if v.const_value is not None)
+    return sum(v.const_value.size for v in constants(model) if v.const_value is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +101,7 @@ def cost_model(analysis: Analysis, original: ir.Model | None = None) -> CostMode
     for linear in analysis.linears:
         macs[linear.weight] = macs.get(linear.weight, 0.0) + linear.macs / batch
     slots = analysis.param_slots()
-    values = [v for v in analysis.model.graph.initializers.values() if v.const_value is not None]
+    values = constants(analysis.model)
     stored = len(values)
     values += [value for value in macs if value.const_value is None]
     labels = [{slot.label.axes: slot.label for slot in slots.get(value, [])} for value in values]

@@ -5,7 +5,7 @@ connected components, so no result depends on the order in which ties are met.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune.constants import computed_constants
-from onnxprune.graph import captured_values
+from onnxprune.graph import bodies, callee, why_not_inlined
 from onnxprune.grouping import Closed, Group, Slot, group_units
 from onnxprune.labels import Atoms, Label, Labels
 from onnxprune.op_rules import RULES, Op
@@ -80,17 +80,18 @@ class Ledger:
             self.summed.append(Slot(_given(node, fact.index), fact.label, True, node, zero=fact.zero))
         elif isinstance(fact, Part):
             self.parts.append(Slot(_given(node, 0), fact.label, False, node))
-        elif isinstance(fact, Tie):
-            self.ties.append((fact.left.reshape(-1), fact.right.reshape(-1)))
         elif isinstance(fact, Lines):
             self.lines.append(fact)
         elif isinstance(fact, Settled):
             self.settled.add((node, fact.index, fact.element))
         else:
-            self._file(fact)
+            self.file(fact)
 
-    def _file(self, fact: Fixed | Balanced | Size | Follow | Index | Linear | Product) -> None:
+    def file(self, fact: Fact) -> None:
+        """File a fact that says itself what it is about."""
         match fact:
+            case Tie():
+                self.ties.append((fact.left.reshape(-1), fact.right.reshape(-1)))
             case Fixed():
                 self.fixed.append(fact)
             case Balanced():
@@ -182,56 +183,86 @@ def analyse(model: ir.Model, trace: Trace, opened: Collection[str] = ()) -> Anal
 
 def _collect(model: ir.Model, trace: Trace, opened: Collection[str]) -> Ledger:
     ledger = Ledger()
-    computed = computed_constants(model)
-
-    def seen(node: ir.Node) -> Op:
-        opset = model.opset_imports.get(node.domain, model.opset_imports.get("", 1))
-        return Op(node, opset, ledger.labels, trace, ledger.fresh, opened, computed)
-
-    for node in model.graph:
-        if not computed.issuperset(node.outputs):
-            _enter(ledger, node, _facts(seen(node)), seen)
+    _enter_nodes(model.graph, _Seen(model, trace, opened, computed_constants(model)), ledger)
     for value in model.graph.outputs:
         _fix_all(ledger, ledger.labels.get(value, ()), "it is an output of the model")
-    _join_shared_constants(model, ledger)
-    ledger.fixed += loose_sizes(model, trace, ledger.labels, ledger.settled)
+    _join_shared_constants(ledger)
+    for fact in loose_sizes(model, trace, ledger.labels, ledger.settled):
+        ledger.file(fact)
     return ledger
 
 
-def _enter(ledger: Ledger, node: ir.Node, facts: Iterable[Fact], seen: Callable[[ir.Node], Op]) -> None:
-    """File facts; what cuts a computed constant also cuts what that is computed from."""
-    for fact in facts:
-        ledger.enter(node, fact)
-        producer = _given(node, fact.index).producer() if isinstance(fact, Param) else None
-        if producer is not None and isinstance(fact, Param):
-            _enter(ledger, producer, sources(seen(producer), fact), seen)
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What the rules are told besides the labels."""
+
+    model: ir.Model
+    trace: Trace
+    opened: Collection[str]
+    computed: Collection[ir.Value]
+
+    def op(self, node: ir.Node, ledger: Ledger) -> Op:
+        """The node as a rule sees it."""
+        opset = self.model.opset_imports.get(node.domain, self.model.opset_imports.get("", 1))
+        return Op(node, opset, ledger.labels, self.trace, ledger.fresh, self.opened, self.computed)
 
 
-def _facts(op: Op) -> Iterable[Fact]:
-    node, known = op.node, RULES.get((op.domain, op.node.op_type))
+def _enter_nodes(graph: ir.Graph, seen: _Seen, ledger: Ledger, body: bool = False) -> None:
+    """File the facts of a graph's nodes, of each after those of the bodies in it.
+
+    What a layer in a body reads cannot be collected, so it cannot be solved again.
+    """
+    for node in graph:
+        for inner in bodies(node):
+            _enter_nodes(inner, seen, ledger, body=True)
+        facts = () if all(value in seen.computed for value in node.outputs) else _facts(node, seen, ledger)
+        for fact in facts:
+            _enter(node, replace(fact, refit=False) if body and isinstance(fact, Linear) else fact, seen, ledger)
+
+
+def _enter(node: ir.Node, fact: Fact, seen: _Seen, ledger: Ledger) -> None:
+    """File a fact; what cuts a computed constant also cuts what that is computed from."""
+    ledger.enter(node, fact)
+    producer = _given(node, fact.index).producer() if isinstance(fact, Param) else None
+    if producer is not None and isinstance(fact, Param):
+        for behind in sources(seen.op(producer, ledger), fact):
+            _enter(producer, behind, seen, ledger)
+
+
+def _facts(node: ir.Node, seen: _Seen, ledger: Ledger) -> Iterable[Fact]:
+    op = seen.op(node, ledger)
+    known = RULES.get((op.domain, node.op_type))
     values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.name]
-    captured = [labels for value in captured_values(node) for labels in op.labelled.get(value, ())]
-    if known is None or captured or not all(op.trace.knows(value) for value in values):
-        given = [label for value in node.inputs if value is not None for label in op.labelled.get(value, ())]
-        reason = f"{node.op_type} ({node.name}) has no rule" if not captured else f"the body of {node.name} reads it"
-        return [Fixed(label.atoms, reason) for label in (*given, *captured)]
+    unknown = [value for value in values if not seen.trace.knows(value)]
+    if known is None or unknown:
+        ends = [value for body in bodies(node) for value in body.outputs]
+        entering = (value for value in (*node.inputs, *ends) if value is not None)
+        given = [label for value in entering for label in ledger.labels.get(value, ())]
+        reason = (
+            f"{node.op_type} ({node.name}) {_unruled(seen.model, node) if known is None else 'is not known to run'}"
+        )
+        return [Fixed(label.atoms, reason) for label in given]
     return known(op)
+
+
+def _unruled(model: ir.Model, node: ir.Node) -> str:
+    function = callee(model, node)
+    return "has no rule" if function is None else why_not_inlined(model, function) or "is a local function"
 
 
 def _fix_all(ledger: Ledger, labels: Labels, reason: str) -> None:
     ledger.fixed += [Fixed(label.atoms, reason) for label in labels]
 
 
-def _join_shared_constants(model: ir.Model, ledger: Ledger) -> None:
+def _join_shared_constants(ledger: Ledger) -> None:
     """A constant that several nodes read is sliced once: its uses go together, or it stays whole."""
     by_value: dict[ir.Value, list[Slot]] = defaultdict(list)
     for slot in ledger.slots:
         if slot.reader is not None:
             by_value[slot.value].append(slot)
-    captured = {value for node in model.graph for value in captured_values(node)}
     for value, slots in by_value.items():
         readers = {node for node, _ in value.uses()}
-        if readers != {slot.reader for slot in slots} or value in captured or value.is_graph_output():
+        if readers != {slot.reader for slot in slots} or value.is_graph_output():
             reason = f"{value.name!r} is also read where its channels are not known"
             ledger.fixed += [Fixed(slot.label.atoms, reason) for slot in slots]
         elif len(slots) > 1:

@@ -98,14 +98,25 @@ def group_units(
     layers = _Layers(units.count, linears)
     members = [found for level in units.levels for found in _level_members(level, slots)]
     names = _taken_names()
-    groups, single = [], []
+    groups: list[Group] = []
+    single: list[tuple[Group, Closed]] = []
     for own, member, here in sorted(members, key=lambda one: int(one[0].min())):
         group = _group(own, member, here, layers, units, names(_name(here, makers)))
         if group.width > group.row_count:
             groups.append(group)
         else:
-            single.append(Closed(group.name, group.width, SINGLE))
-    return tuple(groups), (*_closed(units, raw, makers), *single)
+            single.append((group, Closed(group.name, group.width, SINGLE)))
+    return tuple(groups), (*_closed(units, raw, makers), *_not_otherwise_open(single, groups, units.count))
+
+
+def _not_otherwise_open(
+    single: Iterable[tuple[Group, Closed]], groups: Iterable[Group], count: int
+) -> Iterator[Closed]:
+    """What cannot go block by block, and not along another axis either."""
+    open_ = np.zeros(count, np.bool_)
+    for group in groups:
+        open_[group.units] = True
+    yield from (closed for group, closed in single if not open_[group.units].all())
 
 
 def _level_members(level: Atoms, slots: Sequence[Slot]) -> Iterator[tuple[Atoms, Atoms, list[Slot]]]:

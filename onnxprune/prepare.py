@@ -11,12 +11,13 @@ import onnx_ir as ir
 from onnxprune.calibration.batchnorm_match import match
 from onnxprune.calibration.inputs import batch_axes, fixed_batch
 from onnxprune.calibration.recorded import Recorded
-from onnxprune.calibration.source import ImageOptions, Source, input_specs, open_calibration
+from onnxprune.calibration.source import ImageOptions, Source, Trial, input_specs, open_calibration
 from onnxprune.calibration.window import Window, batch_of, cut
 from onnxprune.config import Config
 from onnxprune.dependency import Analysis, Closed, Group, analyse
 from onnxprune.errors import BadInput
-from onnxprune.graph import Array
+from onnxprune.functions import analysed
+from onnxprune.graph import Array, every_node
 from onnxprune.layers import solvable
 from onnxprune.passes.add_bias import add_bias
 from onnxprune.passes.fold_batchnorm import fold_batchnorm
@@ -80,7 +81,14 @@ def open_data(model: ir.Model, calib: object, config: Config, matched: bool = Tr
     wanted = config.samples or DEFAULT_SAMPLES
     batch = min(config.batch_size, wanted)
     opened = open_calibration(
-        calib, specs, config.input_shape, samples=wanted + HELD_OUT, batch_size=batch, seed=config.seed, image=image
+        calib,
+        specs,
+        config.input_shape,
+        samples=wanted + HELD_OUT,
+        batch_size=batch,
+        seed=config.seed,
+        image=image,
+        trial=Trial(model),
     )
     with _blamed(opened.guesses):
         source, axes = match(model, opened.source) if matched else opened.source, batch_axes(opened.specs)
@@ -149,9 +157,10 @@ def prepare(model: ir.Model, data: Data, config: Config, fold: bool) -> Prepared
 
     Raises BadInput where `--keep` or `--only` match nothing, or the model does not run on the data.
     """
-    original = normalise(model)
-    traced = _trace(original, data)
-    analysis = analyse(original, traced, config.open)
+    normal = normalise(model)
+    kept = {node.name or "" for node in every_node(normal) if matches([node.name or ""], config.keep)}
+    analysis = analysed(normal, lambda inlined: _trace(inlined, data), kept, config.open)
+    original, traced = analysis.model, analysis.trace
     frozen = _frozen(original, analysis, config)
     if fold and analysis.groups:
         ours = {linear.node.name or "" for linear in analysis.linears} - frozen
@@ -161,7 +170,7 @@ def prepare(model: ir.Model, data: Data, config: Config, fold: bool) -> Prepared
     if config.sampler:
         ours = {x.node.name or "" for x in solvable(analysis) if x.groups == 1} - frozen
         analysis = _again(add_samplers(analysis.model, ours), data, analysis.trace, config)
-    _require_matches((original, analysis.model), config)
+    _require_matches((normal, original, analysis.model), config)
     groups, closed = _chosen(analysis, config)
     return Prepared(original, analysis, groups, (*analysis.closed, *closed), frozen)
 
@@ -194,7 +203,7 @@ def matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
 
 def _frozen(model: ir.Model, analysis: Analysis, config: Config) -> frozenset[str]:
     """The nodes that `--keep` names, by their own name or that of an input constant or an output."""
-    kept = {node.name or "" for node in model.graph if config.keep and matches(_names(node), config.keep)}
+    kept = {node.name or "" for node in every_node(model) if config.keep and matches(_names(node), config.keep)}
     if config.only:
         inside = [g for g in analysis.groups if matches(g.names, config.only)]
         readers = {linear.node.name or "" for group in inside for linear in group.readers}
@@ -204,7 +213,7 @@ def _frozen(model: ir.Model, analysis: Analysis, config: Config) -> frozenset[st
 
 
 def _require_matches(models: Sequence[ir.Model], config: Config) -> None:
-    every = {name for model in models for node in model.graph for name in _names(node)}
+    every = {name for model in models for node in every_node(model) for name in _names(node)}
     for option, patterns in (("--keep", config.keep), ("--only", config.only), ("--ratios", config.ratios)):
         for pattern in patterns:
             if not matches(every, [pattern]):

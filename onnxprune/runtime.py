@@ -90,7 +90,7 @@ def _run_in_place(
     session: "ort.InferenceSession", names: Sequence[str], feeds: Mapping[str, np.ndarray]
 ) -> list[np.ndarray]:
     """The outputs, without a copy of them or of the feeds."""
-    given = {name: _lent(np.ascontiguousarray(array)) for name, array in feeds.items()}
+    given = {name: _lent(np.asarray(array, order="C")) for name, array in feeds.items()}
     theirs = {value.data_ptr() for value in given.values()}
     return [_borrow(value, session, theirs) for value in session.run_with_ort_values(names, given)]
 

@@ -4,15 +4,19 @@ Declared shapes can be false, and a shape computed at run time is known only the
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 
+from onnxprune.bodies import changing, first_passes
 from onnxprune.errors import BadInput
 from onnxprune.labels import Shape
 from onnxprune.runtime import open_session, run
+from onnxprune.serialise import lighten
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]
 Integers = npt.NDArray[np.int64]
@@ -168,25 +172,39 @@ class Trace:
 def trace(model: ir.Model, feeds: Feeds) -> Trace:
     """Run the model once and note all shapes and shape-like integers; no activation leaves the runtime.
 
+    A body of control flow is run by itself, with what it reads from outside: both branches, and the first pass of a
+    loop. Of a body that does not run so, nothing is known.
+
     Raises BadInput where the model does not run on these inputs.
     """
+    shapes, vectors = _seen(model, feeds)
+    for _, body, given in first_passes(model, feeds):
+        with suppress(BadInput):
+            inner_shapes, inner_vectors = _seen(body, given)
+            shapes, vectors = inner_shapes | shapes, inner_vectors | vectors
+    loose = changing(model)
+    batch = next((array.shape[0] for array in feeds.values() if array.ndim), 1)
+    return Trace(shapes, {name: v for name, v in vectors.items() if name not in loose}, batch)
+
+
+def _seen(model: ir.Model, feeds: Feeds) -> tuple[dict[str, Shape], dict[str, npt.NDArray[np.integer]]]:
     shapes = {name: tuple(int(d) for d in dims) for name, dims in _computed_shapes(model, feeds).items()}
     shapes |= {name: tuple(array.shape) for name, array in feeds.items()}
     short = [name for name, shape in shapes.items() if len(shape) <= 1 and np.prod(shape) <= LONGEST_SHAPE]
     short = [name for name in short if name not in feeds]
     values = run(open_session(model, outputs=short), feeds) if short else {}
-    vectors = {n: v.reshape(-1) for n, v in values.items() if np.issubdtype(v.dtype, np.integer)}
-    batch = next((array.shape[0] for array in feeds.values() if array.ndim), 1)
-    return Trace(shapes, vectors, batch)
+    return shapes, {n: v.reshape(-1) for n, v in values.items() if np.issubdtype(v.dtype, np.integer)}
 
 
 def _computed_shapes(model: ir.Model, feeds: Feeds) -> Mapping[str, Integers]:
     watched = model.clone()
     graph = watched.graph
     asked: dict[str, str] = {}
+    shapeless = _shapeless(model)
     for node in list(graph):
         for value in node.outputs:
-            if value.name and not isinstance(value.type, ir.SequenceType | ir.OptionalType):
+            declared = isinstance(value.type, ir.SequenceType | ir.OptionalType)
+            if value.name and value.name not in shapeless and not declared:
                 shape_of = ir.node("Shape", [value])
                 shape_of.outputs[0].name = f"{value.name}::shape"
                 shape_of.name = f"{value.name}::shape"
@@ -199,6 +217,17 @@ def _computed_shapes(model: ir.Model, feeds: Feeds) -> Mapping[str, Integers]:
     except Exception as error:
         raise BadInput(f"the model does not run on inputs {_described(feeds)}: {error}") from error
     return {asked[name]: dims for name, dims in shapes.items()}
+
+
+def _shapeless(model: ir.Model) -> set[str]:
+    """The names of sequences and optionals that need not be declared to be any."""
+    if not any("Sequence" in node.op_type or "Optional" in node.op_type for node in model.graph.all_nodes()):
+        return set()
+    light = model.clone()
+    lighten(light)
+    inferred = onnx.shape_inference.infer_shapes(ir.to_proto(light)).graph
+    declared = (*inferred.value_info, *inferred.output)
+    return {value.name for value in declared if value.type.WhichOneof("value") in ("sequence_type", "optional_type")}
 
 
 def _described(feeds: Feeds) -> str:

@@ -5,7 +5,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnxprune.dependency import Analysis, Keep
-from onnxprune.graph import Array, add_constant, array_of, nodes_by_name, replace_constant, values_by_name
+from onnxprune.graph import Array, add_constant, array_of, constants, nodes_by_name, replace_constant, values_by_name
 from onnxprune.grouping import Slot
 from onnxprune.op_rules.part import PARTS, Part
 from onnxprune.passes.remove import selector
@@ -20,7 +20,7 @@ def scatter(analysis: Analysis, slim: ir.Model, keep: Keep) -> ir.Model:
     model = analysis.model.clone()
     finals, wides = values_by_name(slim), values_by_name(model)
     slots = analysis.param_slots()
-    for original in analysis.model.graph.initializers.values():
+    for original in constants(analysis.model):
         final = finals.get(original.name or "")
         if final is not None and final.const_value is not None:
             wide = _scattered(array_of(original), array_of(final), slots.get(original, []), keep)
@@ -45,7 +45,8 @@ def _mask_sums(analysis: Analysis, model: ir.Model, keep: Keep) -> None:
         mask = selector(shape, [slot.label], keep)
         masked = _masked(model.graph, given, mask, None if slot.zero is None else node.inputs[slot.zero], node.name)
         masked.name, masked.outputs[0].name = f"{node.name}.masked.{index}", f"{node.name}::masked.{index}"
-        model.graph.insert_before(node, masked)
+        assert node.graph is not None
+        node.graph.insert_before(node, masked)
         node.replace_input_with(index, masked.outputs[0])
 
 

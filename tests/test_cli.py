@@ -319,7 +319,7 @@ def test_a_model_that_does_not_run_at_a_guessed_size_is_told_in_one_line(
     out, err = capfd.readouterr()  # the runtime writes to the descriptor itself
     assert (out, err.count("\n")) == ("", 1)
     assert "cannot run the model" in err
-    assert "224 is a guess; --input-shape x=1,3,224,224" in err
+    assert "--input-shape x=1,3,224,224 (with your sizes)" in err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGTERM there")

@@ -5,6 +5,7 @@ hold a size. An operator without a rule is a barrier: it fixes the atoms that re
 """
 
 from onnxprune.op_rules import (
+    control,
     elementwise,
     join,
     layout,
@@ -21,6 +22,7 @@ __all__ = [
     "RULES",
     "Op",
     "Rule",
+    "control",
     "elementwise",
     "join",
     "layout",

@@ -88,7 +88,8 @@ class Size:
     """An integer of the node follows a label: element `element` of input or attribute `place`.
 
     Its new value is the number of positions along `label.axes[axis]` that stay, of the first `upto` if that is
-    given. `current` is the whole list as it stands, for an input that is left out or computed.
+    given. `current` is the whole list as it stands, for an input that is left out or computed; `pinned`: the element
+    keeps its current value, although it is computed from the label's size.
     """
 
     node: ir.Node
@@ -98,6 +99,7 @@ class Size:
     axis: int = 0
     upto: int | None = None
     current: tuple[int, ...] = ()
+    pinned: bool = False
 
 
 @dataclass(frozen=True, eq=False)

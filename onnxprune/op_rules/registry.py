@@ -187,8 +187,9 @@ def follows(op: Op, index: int, element: int, label: Label, axis: int = 0, upto:
     """Element `element` of the integer list at input `index` counts a label's positions (the first `upto` of them).
 
     It is rewritten where it is a constant, or stands alone and is computed from labelled sizes only; left to follow
-    by itself where it is proportional to a labelled size; else the label is fixed. A constant that holds another
-    number (0 or −1 in a Reshape, 1 in an Expand) is left alone, unless a count is asked for.
+    by itself where it is the size of these very channels elsewhere, or proportional to a labelled size; else the label
+    is fixed. A constant that holds another number (0 or −1 in a Reshape, 1 in an Expand) is left alone, unless a count
+    is asked for.
     """
     wanted = int(label.atoms.shape[axis]) if upto is None else upto
     origin = op.trace.origin(op.input(index), element)
@@ -199,7 +200,8 @@ def follows(op: Op, index: int, element: int, label: Label, axis: int = 0, upto:
     sources = [labelled_axis(op.labelled, leaf) for leaf in origin.leaves] if origin is not None else []
     known = [source for source in sources if source is not None]
     exact = upto is not None or (origin is not None and origin.current == wanted)
-    if origin is not None and origin.place and not origin.direct and exact and len(known) == len(sources):
+    itself = origin is not None and origin.direct and len(known) == 1 and _same_atoms(known[0][0], label)
+    if origin is not None and origin.place and not itself and exact and len(known) == len(sources):
         yield Settled(index, element)
         yield _size(op, index, origin.place, label, axis, upto, (origin.current,))
     elif origin is not None and origin.proportional and len(known) == 1 and origin.current == wanted:
@@ -208,6 +210,10 @@ def follows(op: Op, index: int, element: int, label: Label, axis: int = 0, upto:
     else:
         where = op.input(index).name
         yield Fixed(label.atoms, f"its size is computed at run time in {where!r}, in a way no rule follows")
+
+
+def _same_atoms(one: Label, other: Label) -> bool:
+    return np.array_equal(np.unique(one.atoms), np.unique(other.atoms))
 
 
 def _size(
