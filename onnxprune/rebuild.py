@@ -17,7 +17,7 @@ from onnxprune.constants import constant_array
 from onnxprune.dependency import Analysis, Keep
 from onnxprune.graph import Array, captured_values, values_by_name
 from onnxprune.layers import Layer
-from onnxprune.op_rules.stored import write
+from onnxprune.op_rules.stored import stored, write
 from onnxprune.pairs import find_pairs
 from onnxprune.parallel import each
 from onnxprune.solve import Block, reservoir_share, worst
@@ -164,28 +164,21 @@ def _solve(
         for block, prior, own, unit in zip(blocks, priors, biases, units, strict=True)
     ]
     matrix = np.stack([solution.weight for solution in solved])
+    old = [(one, one.const_value) for one in (stored(weight), stored(bias)) if one is not None]
     write(weight, from_matrix(linear, matrix, before.shape))
     write(bias, np.concatenate([s.bias for s in solved]).reshape(shift.shape))
-    if weight.const_value is not None:
-        return Rebuilt(layer.name, *worst(solved))
-    return _rounded(model, layer, blocks, weight, bias, (before, shift), worst(solved)[0])
+    error, after = worst(solved)
+    if weight.const_value is None:
+        after = _rounded_error(model, layer, blocks, weight, bias)
+    if weight.const_value is None and after > error:  # rounding cost more than solving gained
+        for one, tensor in old:
+            one.const_value = tensor
+        after = error
+    return Rebuilt(layer.name, error, after)
 
 
-def _rounded(
-    model: ir.Model,
-    layer: Layer,
-    blocks: Sequence[Block],
-    weight: ir.Value,
-    bias: ir.Value,
-    before: tuple[Array, Array],
-    error: float,
-) -> Rebuilt:
-    """What is left after the solution became quanta; the old ones again where those were better."""
+def _rounded_error(model: ir.Model, layer: Layer, blocks: Sequence[Block], weight: ir.Value, bias: ir.Value) -> float:
+    """The largest error of a block, now that its solution has become quanta."""
     matrices = to_matrix(layer.linear, constant_array(model, weight)).astype(np.float64)
     shifts = np.split(constant_array(model, bias).astype(np.float64).reshape(-1), layer.linear.groups)
-    after = max(block.error(*own) for block, *own in zip(blocks, matrices, shifts, strict=True))
-    if not after > error:
-        return Rebuilt(layer.name, error, after)
-    for value, array in zip((weight, bias), before, strict=True):
-        write(value, array)
-    return Rebuilt(layer.name, error, error)
+    return max(block.error(*own) for block, *own in zip(blocks, matrices, shifts, strict=True))

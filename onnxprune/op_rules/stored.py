@@ -59,7 +59,7 @@ def _transposed(node: ir.Node, wanted: Array) -> Array:
 def _quantised(node: ir.Node, wanted: Array) -> Array:
     """The nearest quanta, of those that the weight uses: some are left out on purpose (sums of 16 bits overflow)."""
     given = node.inputs[0]
-    assert given is not None and given.dtype is not None
+    assert given is not None
     scale, zero = _grid(node, wanted.shape)
     quanta: Array = np.rint(wanted / scale) + zero
     low, high = _limits(given)
