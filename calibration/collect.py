@@ -17,7 +17,7 @@ from onnxprune.graph import Array
 from onnxprune.layers import Layer
 from onnxprune.parallel import ahead, each, share
 from onnxprune.runtime import open_session, run
-from onnxprune.weights import to_matrix
+from onnxprune.weights import to_matrix, to_vector
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -115,8 +115,8 @@ def collect(
 def _constants(model: ir.Model, layer: Layer) -> tuple[Rows, Rows]:
     """The weight (groups, F, n) in fp32, as the rows are multiplied by it, and the bias (groups · n,)."""
     matrix = to_matrix(layer.linear, constant_array(model, layer.linear.weight))
-    bias = np.zeros(1) if layer.bias is None else constant_array(model, layer.bias)
-    return np.ascontiguousarray(matrix.transpose(0, 2, 1), np.float32), bias.astype(np.float32).reshape(-1)
+    bias = np.zeros(1) if layer.bias is None else to_vector(layer.linear, constant_array(model, layer.bias))
+    return np.ascontiguousarray(matrix.transpose(0, 2, 1), np.float32), bias.astype(np.float32)
 
 
 def _rows(

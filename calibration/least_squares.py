@@ -23,16 +23,15 @@ _JUDGES = 500
 """Rows; twice as many tell the same and take as long as the solution they judge."""
 
 
-def refit(gram: Real, cross: F64, prior: F64, kept: Index, rho: float) -> F64:
+def refit(gram: Real, cross: F64, prior: Real, kept: Index, rho: float) -> F64:
     """The weight W' (n, F') = (C_Sᵀ + ρmW_S)(G_SS + ρmI)⁻¹ with m = mean diag G.
 
     `gram` (F, F), `cross` (F, n), `prior` (n, F), `kept` the F' feature indices of S. Where the matrix is not
     positive definite the ridge is raised until it is; an input without any signal keeps its prior weights.
     """
     scale = mean_diagonal(gram)
-    if scale == 0.0:
-        return prior[:, kept].copy()
-    return _ridge_solve(principal(gram, kept), cross[kept].T, prior[:, kept], rho * scale, scale)
+    near: F64 = prior[:, kept].astype(np.float64, copy=False)
+    return _ridge_solve(principal(gram, kept), cross[kept].T, near, rho * scale, scale) if scale else near
 
 
 class RidgeFactor:

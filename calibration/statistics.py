@@ -32,7 +32,7 @@ class Moments:
         """E‖y − μ‖², the output's variance summed over outputs."""
         return float(self.energies.sum())
 
-    def with_linear_targets(self, weight: F64) -> Moments:
+    def with_linear_targets(self, weight: Real) -> Moments:
         """Moments of x and Y = X Wᵀ, `weight` (n, F), derived from the Gram matrix alone."""
         cross = (self.gram @ weight.T.astype(self.gram.dtype)).astype(np.float64)
         energies = np.maximum(np.einsum("fn,nf->n", cross, weight), 0.0)

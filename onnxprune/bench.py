@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ import onnx_ir as ir
 from onnxprune.errors import BadInput
 from onnxprune.model_io import load
 from onnxprune.runtime import open_session, run
+from onnxprune.serialise import LARGE, release_all, tensor_bytes
 
+Feeds = Mapping[str, np.ndarray]
 _WARM_UP_ROUNDS = 3
 _LEAST_ROUNDS = 5
 
@@ -49,6 +51,8 @@ def bench(
 ) -> list[Timing]:
     """Time `models` on onnxruntime, interleaved A B A B after a warm-up, for about `seconds` in all.
 
+    Models that are large together are timed one after the other, so that no two are in memory.
+
     Without `feeds` the inputs are random, of the declared shapes: a free first dimension is `batch` (1), other free
     dimensions come from `shapes` (input name → whole shape).
 
@@ -58,8 +62,15 @@ def bench(
     graphs = [model if isinstance(model, ir.Model) else load(model).model for model in models]
     labels = list(names or (_label(model, index) for index, model in enumerate(models)))
     inputs = [feeds if feeds is not None else random_feeds(graph, shapes or {}, batch, seed) for graph in graphs]
-    sessions = [open_session(graph, threads=threads, providers=providers, timed=True) for graph in graphs]
-    rounds = _measure(sessions, inputs, seconds)
+
+    def opened(graph: ir.Model) -> Any:
+        return open_session(graph, threads=threads, providers=providers, timed=True)
+
+    if sum(tensor_bytes(graph) for graph in graphs) <= LARGE:
+        rounds = _measure([opened(graph) for graph in graphs], inputs, seconds)
+    else:
+        apart = [_alone(opened, graph, feed, seconds / len(graphs)) for graph, feed in zip(graphs, inputs, strict=True)]
+        rounds = np.stack([column[: min(map(len, apart))] for column in apart], axis=1)
     return [_timing(label, rounds[:, 0], column) for label, column in zip(labels, rounds.T, strict=True)]
 
 
@@ -119,6 +130,13 @@ def _measure(sessions: Sequence[Any], inputs: Sequence[Mapping[str, np.ndarray]]
     while len(rounds) < _LEAST_ROUNDS or time.perf_counter() < end:
         rounds.append([_milliseconds(session, feeds) for session, feeds in zip(sessions, inputs, strict=True)])
     return np.array(rounds)
+
+
+def _alone(opened: Callable[[ir.Model], Any], graph: ir.Model, feeds: Feeds, seconds: float) -> np.ndarray:
+    """Milliseconds of each round of one model, which is in memory for no longer."""
+    column = _measure([opened(graph)], [feeds], seconds)[:, 0]
+    release_all(graph)
+    return column
 
 
 def _milliseconds(session: Any, feeds: Mapping[str, np.ndarray]) -> float:

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from scipy.sparse import csr_array
 
 from onnxprune.dependency import Analysis
 from onnxprune.graph import constants
@@ -20,15 +22,14 @@ Float = npt.NDArray[np.float64]
 class CostModel:
     """Counts of every constant's elements as a product of forms that are linear in the widths of the groups.
 
-    `rest` (T,) elements on unlabelled axes; `constant` (K, T) and `slope` (K, T, columns) the forms, padded with 1, a
-    column a group or a combination of groups; `weight_macs` (T,) multiply–adds of one element a sample; `stored` (T,)
-    1 for constants of the file, 0 for computed ones and for products of activations; `fixed_macs` what no width
-    changes; `came` the elements of the model as it came, with BatchNorms and without the biases that were added.
+    `rest` (T,) elements on unlabelled axes; `forms` K of them, padded with 1; `weight_macs` (T,) multiply–adds of one
+    element a sample; `stored` (T,) 1 for constants of the file, 0 for computed ones and products of activations;
+    `fixed_macs` what no width changes; `came` the elements of the model as it came, with BatchNorms and without the
+    biases that were added.
     """
 
     rest: Float
-    constant: Float
-    slope: Float
+    forms: tuple["Forms", ...]
     weight_macs: Float
     stored: Float
     fixed_macs: float
@@ -38,9 +39,10 @@ class CostModel:
 
     def elements(self, widths: npt.NDArray[np.generic]) -> Float:
         """(…, T) the elements that stay, for widths (…, groups)."""
-        columns = _columns(widths, self.combined)
-        forms = [c + columns @ s.T for c, s in zip(self.constant, self.slope, strict=True)]
-        return np.asarray(self.rest * np.prod(forms, axis=0))
+        columns, found = _columns(widths, self.combined), self.rest
+        for forms in self.forms:
+            found = found * forms(columns)
+        return np.asarray(np.broadcast_to(found, (*widths.shape[:-1], self.rest.size)))
 
     def macs(self, widths: npt.NDArray[np.generic]) -> Float:
         """Multiply–adds of one sample, for widths (…, groups)."""
@@ -49,6 +51,31 @@ class CostModel:
     def params(self, widths: npt.NDArray[np.generic]) -> Float:
         """Elements of all constants, for widths (…, groups)."""
         return np.asarray(self.elements(widths) @ self.stored)
+
+
+@dataclass(frozen=True, eq=False)
+class Forms:
+    """One linear form a row: `constant` (T,) + `slope` (T, columns) · columns, a column a group or a combination."""
+
+    constant: Float
+    slope: csr_array
+
+    def __call__(self, columns: Float) -> Float:
+        """(…, T) for (…, columns)."""
+        flat = (self.slope @ columns.reshape(-1, columns.shape[-1]).T).T + self.constant
+        return np.asarray(flat.reshape(*columns.shape[:-1], -1))
+
+
+def _forms(rows: Sequence[tuple[int, Label]], count: int, owner: "_Owners") -> Forms:
+    """The forms of some of `count` rows, the others 1."""
+    constant, at, columns, slopes = np.ones(count), [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
+    for row, label in rows:
+        constant[row], own, factors = _form(label, owner)
+        at.append(np.full(own.size, row))
+        columns.append(own)
+        slopes.append(factors)
+    places = np.concatenate(at), np.concatenate(columns)
+    return Forms(constant, csr_array((np.concatenate(slopes), places), shape=(count, owner.all.size)))
 
 
 def parameters(model: ir.Model) -> int:
@@ -64,7 +91,7 @@ class _Owners:
     combined: tuple[tuple[int, ...], ...]
     full: Widths
 
-    @property
+    @cached_property
     def all(self) -> Float:
         """The columns at full width."""
         return _columns(self.full, self.combined)
@@ -112,16 +139,12 @@ def cost_model(analysis: Analysis, original: ir.Model | None = None) -> CostMode
         rest.append(1.0)
         weight_macs.append(product.macs / batch / along.atoms.size)
     most = max((len(own) for own in labels), default=0)
-    constant, slope = np.ones((most, len(labels))), np.zeros((most, len(labels), owner.all.size))
-    for t, own in enumerate(labels):
-        for k, label in enumerate(own.values()):
-            constant[k, t], slope[k, t] = _form(label, owner)
+    by_rank = [[(t, list(own.values())[k]) for t, own in enumerate(labels) if len(own) > k] for k in range(most)]
     fixed = sum(product.macs for product in analysis.products if product.label is None) / batch
     is_stored = np.arange(len(labels)) < stored
     return CostModel(
         np.array(rest),
-        constant,
-        slope,
+        tuple(_forms(rows, len(labels), owner) for rows in by_rank),
         np.array(weight_macs),
         is_stored.astype(np.float64),
         fixed,
@@ -142,12 +165,11 @@ class RuntimeCost:
     """Multiply–adds as onnxruntime's blocked CPU kernels do them, for widths (…, groups).
 
     Output channels are computed a block at a time, and input channels too from one block on (docs/decisions).
-    `inner`, `outer` (L, columns + 1) count channels of each convolution, the constant last; `scale` (L,) multiply–adds
-    of one pair of channels.
+    `inner`, `outer` count channels of each of L convolutions; `scale` (L,) multiply–adds of one pair of channels.
     """
 
-    inner: Float
-    outer: Float
+    inner: Forms
+    outer: Forms
     scale: Float
     block: int
     combined: tuple[tuple[int, ...], ...]
@@ -155,8 +177,7 @@ class RuntimeCost:
     def __call__(self, widths: npt.NDArray[np.generic]) -> Float:
         """The padded multiply–adds of one sample."""
         columns = _columns(widths, self.combined)
-        counts = np.concatenate([columns, np.ones((*widths.shape[:-1], 1))], axis=-1)
-        inner, outer = counts @ self.inner.T, counts @ self.outer.T
+        inner, outer = self.inner(columns), self.outer(columns)
         wide = np.where(inner < self.block, inner, self._padded(inner))
         return np.asarray((wide * self._padded(outer)) @ self.scale)
 
@@ -169,19 +190,14 @@ def runtime_cost(analysis: Analysis, block: int) -> RuntimeCost:
     owner = _owners(analysis)
     plain = [x for x in analysis.linears if x.kind in ("conv", "conv_transpose") and x.groups == 1]
     inner, outer, scale = [], [], []
-    for linear in plain:
+    for number, linear in enumerate(plain):
         channels = analysis.trace.shape(linear.x)[1]
         taps = linear.features.shape[1] // max(channels, 1)
-        inner.append(_row(Label((0,), linear.features[0, ::taps]), owner))
-        outer.append(_row(Label((0,), linear.outputs[0]), owner))
+        inner.append((number, Label((0,), linear.features[0, ::taps])))
+        outer.append((number, Label((0,), linear.outputs[0])))
         scale.append(linear.macs * taps / max(analysis.trace.batch, 1))
-    shape = (len(plain), owner.all.size + 1)
-    return RuntimeCost(np.reshape(inner, shape), np.reshape(outer, shape), np.array(scale), block, owner.combined)
-
-
-def _row(label: Label, owner: _Owners) -> Float:
-    constant, slope = _form(label, owner)
-    return np.append(slope, constant)
+    read, made = (_forms(rows, len(plain), owner) for rows in (inner, outer))
+    return RuntimeCost(read, made, np.array(scale), block, owner.combined)
 
 
 def _unlabelled(shape: tuple[int, ...], labels: dict[tuple[int, ...], Label]) -> float:
@@ -189,12 +205,13 @@ def _unlabelled(shape: tuple[int, ...], labels: dict[tuple[int, ...], Label]) ->
     return float(np.prod([d for axis, d in enumerate(shape) if axis not in labelled]))
 
 
-def _form(label: Label, owner: _Owners) -> tuple[float, Float]:
-    """Positions along a label's last axis: how many stay whole, and how many each unit of a column has there.
+def _form(label: Label, owner: _Owners) -> tuple[float, Widths, Float]:
+    """Positions along a label's last axis: how many stay whole, and how many each unit of some columns has there.
 
     A label over two axes (grouped convolutions) has rows that keep equally many: take their mean.
     """
-    columns, full = owner.column[label.atoms.reshape(-1)], owner.all
+    columns, counts = np.unique(owner.column[label.atoms.reshape(-1)], return_counts=True)
     scale = 1 / label.atoms.shape[0] if label.atoms.ndim > 1 else 1.0
-    per_column = np.bincount(columns[columns != WHOLE], minlength=full.size)[: full.size] / np.maximum(full, 1)
-    return float(np.sum(columns == WHOLE)) * scale, per_column * scale
+    moves = columns != WHOLE
+    per_column = counts[moves] / np.maximum(owner.all[columns[moves]], 1) * scale
+    return float(counts[~moves].sum()) * scale, columns[moves], per_column

@@ -7,6 +7,7 @@ connected components, so no result depends on the order in which ties are met.
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from onnxprune.graph import bodies, callee, why_not_inlined
 from onnxprune.grouping import Closed, Group, Slot, group_units
 from onnxprune.labels import Atoms, Label, Labels
 from onnxprune.op_rules import RULES, Op
+from onnxprune.op_rules.barriers import BARRIERS
 from onnxprune.op_rules.computed import sources
 from onnxprune.op_rules.facts import (
     Balanced,
@@ -35,6 +37,7 @@ from onnxprune.op_rules.facts import (
     Summed,
     Tie,
 )
+from onnxprune.op_rules.registry import unasked
 from onnxprune.resolve import resolve
 from onnxprune.sizes import loose_sizes
 from onnxprune.trace import Trace
@@ -230,8 +233,7 @@ def _enter(node: ir.Node, fact: Fact, seen: _Seen, ledger: Ledger) -> None:
 
 
 def _facts(node: ir.Node, seen: _Seen, ledger: Ledger) -> Iterable[Fact]:
-    op = seen.op(node, ledger)
-    known = RULES.get((op.domain, node.op_type))
+    op, known = seen.op(node, ledger), RULES.get(_key(node))
     values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.name]
     unknown = [value for value in values if not seen.trace.knows(value)]
     if known is None or unknown:
@@ -242,12 +244,18 @@ def _facts(node: ir.Node, seen: _Seen, ledger: Ledger) -> Iterable[Fact]:
             f"{node.op_type} ({node.name}) {_unruled(seen.model, node) if known is None else 'is not known to run'}"
         )
         return [Fixed(label.atoms, reason) for label in given]
-    return known(op)
+    return chain(known(op), unasked(op))
 
 
 def _unruled(model: ir.Model, node: ir.Node) -> str:
     function = callee(model, node)
-    return "has no rule" if function is None else why_not_inlined(model, function) or "is a local function"
+    if function is None:
+        return BARRIERS.get(_key(node), "has no rule")
+    return why_not_inlined(model, function) or "is a local function"
+
+
+def _key(node: ir.Node) -> tuple[str, str]:
+    return "" if node.domain == "ai.onnx" else node.domain, node.op_type
 
 
 def _fix_all(ledger: Ledger, labels: Labels, reason: str) -> None:

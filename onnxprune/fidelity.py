@@ -1,7 +1,7 @@
 """How near a pruned model stays: to the original's outputs, to labels, to a metric of the user's."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,11 @@ from onnxprune.graph import Array
 from onnxprune.parallel import ahead, share
 from onnxprune.report import Fidelity
 from onnxprune.runtime import open_session, run
+from onnxprune.serialise import LARGE, release_all, tensor_bytes
 
 Metric = Callable[[Any], float]
+Answers = tuple[int, dict[str, Array], dict[str, Array]]
+"""How many samples a batch has, and the outputs of two models."""
 
 
 def compare(original: ir.Model, pruned: ir.Model, source: Source, held_out: bool) -> Fidelity:
@@ -23,14 +26,11 @@ def compare(original: ir.Model, pruned: ir.Model, source: Source, held_out: bool
     Each output counts with its own norm, so that large numbers do not hide small ones; of one that is no floating-point
     number (classes, ids) the root of the share of elements that differ counts.
     """
-    first, second = (open_session(model, threads=share()) for model in (original, pruned))
     errors: dict[str, Array] = {}
     agreed = counted = samples = 0
 
-    def outputs(feeds: dict[str, Array]) -> tuple[int, dict[str, Array], dict[str, Array]]:
-        return len(next(iter(feeds.values()))), run(first, feeds), run(second, feeds)
-
-    for size, a, b in ahead(outputs, source.batches()):
+    large = tensor_bytes(original) + tensor_bytes(pruned) > LARGE
+    for size, a, b in (_one_after_the_other if large else _side_by_side)(original, pruned, source):
         for name in a:
             if a[name].shape == b[name].shape:
                 errors[name] = errors.get(name, np.zeros(2)) + _squares(a[name], b[name])
@@ -47,6 +47,30 @@ def compare(original: ir.Model, pruned: ir.Model, source: Source, held_out: bool
         relative_error=mean,
         top1_agreement=agreed / counted if counted else None,
     )
+
+
+def _side_by_side(first: ir.Model, second: ir.Model, source: Source) -> Iterator[Answers]:
+    sessions = [open_session(model, threads=share()) for model in (first, second)]
+
+    def outputs(feeds: dict[str, Array]) -> Answers:
+        a, b = (run(session, feeds) for session in sessions)
+        return len(next(iter(feeds.values()))), a, b
+
+    return ahead(outputs, source.batches())
+
+
+def _one_after_the_other(first: ir.Model, second: ir.Model, source: Source) -> Iterator[Answers]:
+    """The weights of only one of the two are in memory, but all of its outputs."""
+    answers = [_answers(model, source) for model in (first, second)]
+    for feeds, a, b in zip(source.batches(), *answers, strict=True):
+        yield len(next(iter(feeds.values()))), a, b
+
+
+def _answers(model: ir.Model, source: Source) -> list[dict[str, Array]]:
+    session = open_session(model)
+    found = [{name: np.array(y) for name, y in run(session, feeds).items()} for feeds in source.batches()]
+    release_all(model)
+    return found
 
 
 def _squares(expected: Array, found: Array) -> Array:

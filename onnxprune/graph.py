@@ -1,6 +1,6 @@
 """Small helpers on the in-memory graph: look up by name, read constants, add and replace them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,18 @@ def replace_constant(value: ir.Value, array: Array) -> None:
     dtype = value.const_value.dtype
     value.const_value = ir.tensor(np.ascontiguousarray(array, dtype.numpy()), dtype=dtype, name=value.name)
     value.shape = ir.Shape(array.shape)
+
+
+def replace_lazily(value: ir.Value, shape: tuple[int, ...], make: Callable[[], Array]) -> None:
+    """Give a constant contents that are made each time they are read, and kept nowhere."""
+    assert value.const_value is not None
+    dtype, name = value.const_value.dtype, value.name
+
+    def made() -> ir.TensorProtocol:
+        return ir.tensor(np.ascontiguousarray(make(), dtype.numpy()), dtype=dtype, name=name)
+
+    value.const_value = ir.LazyTensor(made, dtype, ir.Shape(shape), name=name)
+    value.shape = ir.Shape(shape)
 
 
 def names_in(graph: ir.Graph) -> set[str]:

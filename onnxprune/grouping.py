@@ -54,6 +54,11 @@ class Group:
         return int(self.member.max()) + 1
 
     @property
+    def loops(self) -> tuple[Linear, ...]:
+        """The writers that read what they made a step before, as well."""
+        return tuple(linear for linear in self.writers if linear.x is linear.y)
+
+    @property
     def row_count(self) -> int:
         """How many rows must lose equally many; 1 where the choice is free."""
         return 1 if self.rows is None else int(self.rows.max()) + 1

@@ -15,6 +15,8 @@ from onnxprune.report import ClosedReport, Totals
 from onnxprune.serialise import tensor_bytes
 
 FEW_SAMPLES = 2
+AT_ONCE = 32
+"""Groups whose costs are counted together: an array of so many rows, with a column a tensor."""
 
 
 class _Frozen(BaseModel):
@@ -74,6 +76,7 @@ def inspect(model: ModelSource, config: Config | None = None) -> Inspection:
     analysis = prepared.analysis
     costs = cost_model(analysis)
     place = {id(group): index for index, group in enumerate(analysis.groups)}
+    shares = _shares(costs)
     return Inspection(
         model=str(loaded.path or loaded.model.graph.name or "model"),
         opsets=dict(loaded.model.opset_imports),
@@ -83,7 +86,7 @@ def inspect(model: ModelSource, config: Config | None = None) -> Inspection:
         outputs=tuple(_facts(v) for v in loaded.model.graph.outputs),
         nodes=len(loaded.model.graph),
         totals=_totals(costs, analysis),
-        groups=tuple(_group(group, place[id(group)], costs) for group in prepared.groups),
+        groups=tuple(_group(group, *shares[place[id(group)]]) for group in prepared.groups),
         closed=tuple(ClosedReport(name=c.name, width=c.width, reason=c.reason) for c in prepared.closed),
         guesses=data.guesses,
     )
@@ -99,17 +102,27 @@ def _facts(value: ir.Value) -> InputFacts:
     return InputFacts(name=value.name or "", dtype="" if value.dtype is None else value.dtype.name.lower(), shape=dims)
 
 
-def _group(group: Group, index: int, costs: CostModel) -> GroupFacts:
-    without = costs.full.copy()
-    without[index] = 0
-    macs, params = (count(np.stack([costs.full, without])) for count in (costs.macs, costs.params))
+def _shares(costs: CostModel) -> list[tuple[float, float]]:
+    """The share of multiply–adds and of parameters that goes with each group; some groups at a time."""
+    found: list[tuple[float, float]] = []
+    whole = [max(float(count(costs.full)), 1.0) for count in (costs.macs, costs.params)]
+    for first in range(0, costs.full.size, AT_ONCE):
+        index = np.arange(first, min(first + AT_ONCE, costs.full.size))
+        without = np.repeat(costs.full[None], index.size, axis=0)
+        without[np.arange(index.size), index] = 0
+        macs, params = costs.macs(without) / whole[0], costs.params(without) / whole[1]
+        found += zip((1 - macs).tolist(), (1 - params).tolist(), strict=True)
+    return found
+
+
+def _group(group: Group, macs_share: float, params_share: float) -> GroupFacts:
     return GroupFacts(
         name=group.name,
         width=group.width,
         rows=group.row_count,
         writers=tuple(linear.node.name or "" for linear in group.writers),
         readers=tuple(linear.node.name or "" for linear in group.readers),
-        macs_share=float(1 - macs[1] / max(macs[0], 1)),
-        params_share=float(1 - params[1] / max(params[0], 1)),
+        macs_share=macs_share,
+        params_share=params_share,
         names=tuple(sorted(group.names)),
     )

@@ -53,6 +53,8 @@ def layers_in_order(analysis: Analysis) -> tuple[list[Layer], dict[ir.Value, int
 
 def _layer(linear: Linear, wave: dict[ir.Value, int], trace: Trace) -> Layer:
     ready, result, bias = wave.get(linear.x, 0), linear.y, linear.bias
+    if linear.kind == "recurrent":  # what it is solved for stays inside the operator
+        return Layer(linear, bias, ready, None, False)
     if linear.kind == "matmul" and (bias := bias_behind(linear.node)) is not None:
         add = sole_reader(result)
         assert add is not None

@@ -33,7 +33,7 @@ class Judge:
         if self.labelled is not None:
             return accuracy(model, *self.labelled)
         assert self.metric is not None
-        session = open_session(model)
+        session = open_session(model, lent=False)
         try:
             value = float(self.metric(session))
         except Exception as error:  # the user's own code

@@ -17,6 +17,7 @@ from onnxprune.serialise import (
     in_memory,
     replace_tensors,
     root_message,
+    skeleton,
     tensor_bytes,
     tensors,
     to_bytes,
@@ -35,6 +36,8 @@ PROTOBUF_LIMIT = 1_900_000_000
 
 _INLINE_BYTES = 1024  # smaller tensors stay in the model file, so that shapes can be read without the data
 _ALIGNMENT = 64
+_EXTERNAL = "onnxprune.external"
+"""The key, in a graph's `meta`, of a model that came with external data: it stays in memory and is not written."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def save(model: ir.Model, path: str | os.PathLike[str], before: Callable[[], Non
     """
     target = Path(path)
     external = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors(model))
-    if external or tensor_bytes(model) > PROTOBUF_LIMIT:
+    if external or _EXTERNAL in model.graph.meta or tensor_bytes(model) > PROTOBUF_LIMIT:
         return _save_with_data(model, target, before)
     data = to_bytes(model)
     write_bytes(target, data, before)
@@ -138,6 +141,7 @@ def _load_path(path: Path) -> Loaded:
     for tensor in tensors(model):
         if isinstance(tensor, ir.ExternalTensor):
             tensor.base_dir = folder
+            model.graph.meta[_EXTERNAL] = True
     return Loaded(model, "path", path)
 
 
@@ -167,26 +171,14 @@ def _from_graphsurgeon(graph: "gs.Graph") -> onnx.ModelProto:
 
 def _checked_clone(model: ir.Model) -> ir.Model:
     try:
-        skeleton = ir.to_proto(_skeleton(model))
+        bones = ir.to_proto(skeleton(model))
         clone = model.clone()
     except Exception as error:  # an unsorted or half-built graph fails in many ways
         raise BadInput(f"the given onnx_ir.Model cannot be serialised: {root_message(error)}") from error
-    require_valid(skeleton, "the given onnx_ir.Model")
+    require_valid(bones, "the given onnx_ir.Model")
     for tensor in tensors(model):
         if isinstance(tensor, ir.ExternalTensor) and not Path(tensor.path).is_file():
             raise BadInput(f"external data of tensor {tensor.name!r} is missing: there is no file {tensor.path}")
-    return clone
-
-
-def _skeleton(model: ir.Model) -> ir.Model:
-    """Clone with the larger initializers turned into inputs: the checker takes at most 2 GiB."""
-    clone = model.clone()
-    for name, value in list(clone.graph.initializers.items()):
-        if value.const_value is not None and value.const_value.nbytes > _INLINE_BYTES:
-            del clone.graph.initializers[name]
-            if value not in clone.graph.inputs:
-                clone.graph.inputs.append(value)
-    replace_tensors(clone, in_memory)
     return clone
 
 

@@ -6,6 +6,7 @@ from the statistics of sweep 1, and the network behind them run on a few inputs.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,7 @@ from onnxprune.layers import Layer
 from onnxprune.native import F64
 from onnxprune.runtime import open_session, run
 from onnxprune.scoring import Judge, Scored
-from onnxprune.weights import from_matrix, to_matrix
+from onnxprune.weights import from_matrix, from_vector, to_matrix, to_vector
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -45,12 +46,12 @@ class Prober:
 
     def damage(self, trials: Sequence[Kept]) -> list[float]:
         """The outputs' squared error over their variance, for each of some cuts; those of neighbours cost least."""
-        readers = [self.layers[name] for name in sorted(set().union(*(_read(t, self.layers) for t in trials)))]
-        if not readers:
+        constants = _changed(list(chain.from_iterable(trials)), self.layers)
+        if not constants:
             return [0.0 for _ in trials]
-        session = _open_tail(self.model, readers, self.judged)
+        session = _open_tail(self.model, constants, self.judged)
         known = {given.name: self.known[given.name] for given in session.get_inputs() if given.name in self.known}
-        known |= {value.name or "": self.constants[value] for value in _constants(readers)}
+        known |= {value.name or "": self.constants[value] for value in constants}
         return [self._error(run(session, known | _weights(trial, self.layers, self.constants))) for trial in trials]
 
     def _error(self, found: Mapping[str, Array]) -> float:
@@ -63,11 +64,11 @@ def open_prober(
     """Run the original once on these inputs (one batch) and keep what the probes read."""
     by_name = {layer.name: layer for layer in layers}
     judged = judged_values(analysis.model)
-    groups = [[by_name[name] for name in _read([(one, 0)], by_name)] for one in scored]
-    reads = {name for readers in groups for name in _reads(analysis.model, readers)}
+    changed = [_changed([(one, 0)], by_name) for one in scored]
+    reads = {name for constants in changed for name in _reads(analysis.model, constants)}
     computed = sorted((reads | set(judged)) - set(feeds))
     known = {**feeds, **run(open_session(analysis.model, outputs=computed), feeds)}
-    constants = {value: constant_array(analysis.model, value) for value in _constants(layers)}
+    constants = {value: constant_array(analysis.model, value) for value in chain.from_iterable(changed)}
     return Prober(_typed(analysis.model, constants, known), by_name, tuple(judged), known, constants)
 
 
@@ -98,9 +99,12 @@ def _read(trial: Kept, layers: Mapping[str, Layer]) -> set[str]:
     return {judge.reader.name for one, _ in trial for judge in one.judges if judge.reader.name in layers}
 
 
-def _constants(readers: Sequence[Layer]) -> list[ir.Value]:
-    """The weights and biases, each once."""
-    return list(dict.fromkeys(v for layer in readers for v in (layer.linear.weight, layer.bias) if v is not None))
+def _changed(trial: Kept, layers: Mapping[str, Layer]) -> list[ir.Value]:
+    """The constants that a trial changes, each once: of the layers that read its groups, and of their loops."""
+    readers = [layers[name] for name in sorted(_read(trial, layers))]
+    loops = [linear.weight for one, _ in trial for linear in one.group.loops]
+    own = (v for layer in readers for v in (layer.linear.weight, layer.bias) if v is not None)
+    return list(dict.fromkeys((*own, *loops)))
 
 
 def _downstream(model: ir.Model, start: Collection[str]) -> list[ir.Node]:
@@ -112,9 +116,9 @@ def _downstream(model: ir.Model, start: Collection[str]) -> list[ir.Node]:
     return nodes
 
 
-def _reads(model: ir.Model, readers: Sequence[Layer]) -> set[str]:
-    """The activations that the graph from these layers on reads from before them."""
-    behind = _downstream(model, [value.name or "" for value in _constants(readers)])
+def _reads(model: ir.Model, constants: Sequence[ir.Value]) -> set[str]:
+    """The activations that the graph from the readers of these constants on reads from before them."""
+    behind = _downstream(model, [value.name or "" for value in constants])
     made = {value.name for node in behind for value in node.outputs}
     before = {value.name for value in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs))} - made
     fixed = {value.name for value in computed_constants(model)}
@@ -126,12 +130,12 @@ def _inputs(node: ir.Node) -> list[ir.Value]:
     return [value for value in (*node.inputs, *captured_values(node)) if value is not None]
 
 
-def _open_tail(model: ir.Model, readers: Sequence[Layer], judged: Sequence[str]) -> "ort.InferenceSession":
-    """A session of the graph from these layers to the judged outputs; their weights and biases are inputs of it."""
-    constants = [value.name or "" for value in _constants(readers)]
-    made = {v.name for node in _downstream(model, constants) for v in node.outputs}
+def _open_tail(model: ir.Model, constants: Sequence[ir.Value], judged: Sequence[str]) -> "ort.InferenceSession":
+    """A session of the graph from the readers of these constants to the judged outputs; they are inputs of it."""
+    names = [value.name or "" for value in constants]
+    made = {v.name for node in _downstream(model, names) for v in node.outputs}
     outputs = [name for name in judged if name in made]
-    return open_session(model, inputs=[*sorted(_reads(model, readers)), *constants], outputs=outputs, threads=1)
+    return open_session(model, inputs=[*sorted(_reads(model, constants)), *names], outputs=outputs, threads=1)
 
 
 def _weights(trial: Kept, layers: Mapping[str, Layer], constants: Mapping[ir.Value, Array]) -> dict[str, Array]:
@@ -147,6 +151,19 @@ def _weights(trial: Kept, layers: Mapping[str, Layer], constants: Mapping[ir.Val
     for name in {layer for layer, _ in stays}:
         own = {block: found for (layer, block), found in stays.items() if layer == name}
         feeds |= _layer_feeds(layers[name], constants, own)
+    return feeds | _loop_feeds(trial, constants)
+
+
+def _loop_feeds(trial: Kept, constants: Mapping[ir.Value, Array]) -> dict[str, Array]:
+    """Zeros where the kept units would read those that go."""
+    feeds: dict[str, Array] = {}
+    for one, width in trial:
+        gone = one.group.units[~np.isin(one.group.member, one.selection.keep(width))]
+        for linear in one.group.loops:
+            original = constants[linear.weight]
+            stays = ~np.isin(linear.features, gone)[:, None]
+            shaped = from_matrix(linear, to_matrix(linear, original) * stays, original.shape)
+            feeds[linear.weight.name or ""] = np.asarray(shaped, original.dtype)
     return feeds
 
 
@@ -162,14 +179,15 @@ def _layer_feeds(
     feeds = {layer.linear.weight.name or "": np.ascontiguousarray(shaped, original.dtype)}
     if layer.bias is not None:
         bias = constants[layer.bias]
-        feeds[layer.bias.name or ""] = (bias + shift.reshape(bias.shape)).astype(bias.dtype)
+        vector = to_vector(layer.linear, bias) + shift.reshape(-1)
+        feeds[layer.bias.name or ""] = from_vector(layer.linear, vector, bias).astype(bias.dtype)
     return feeds
 
 
 def _pruned(judge: Judge, mask: npt.NDArray[np.bool_]) -> tuple[F64, F64]:
     reader, moments = judge.reader, judge.reader.moments
     assert moments is not None
-    weight = np.zeros_like(reader.weight)
+    weight = np.zeros(reader.weight.shape)
     weight[:, mask] = refit(moments.gram, moments.cross, reader.weight, np.flatnonzero(mask), CURVE_RIDGE)
     return weight, (reader.weight - weight) @ moments.mean_x
 

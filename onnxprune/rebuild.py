@@ -21,7 +21,7 @@ from onnxprune.op_rules.stored import stored, write
 from onnxprune.pairs import find_pairs
 from onnxprune.parallel import each
 from onnxprune.solve import Block, reservoir_share, worst
-from onnxprune.weights import from_matrix, to_matrix
+from onnxprune.weights import from_matrix, from_vector, to_matrix, to_vector
 
 Tick = Callable[[], None]
 
@@ -157,7 +157,7 @@ def _solve(
     bias = values[layer.bias.name or ""]
     before, shift = constant_array(model, weight), constant_array(model, bias)
     priors = to_matrix(linear, before).astype(np.float64)
-    biases = np.split(shift.astype(np.float64).reshape(-1), linear.groups)
+    biases = np.split(to_vector(linear, shift).astype(np.float64), linear.groups)
     units = [features[keep[features]] for features in linear.features]
     solved = [
         block.solve(prior, own) if mode == "lsq" else block.scale(prior, own, unit)
@@ -166,7 +166,7 @@ def _solve(
     matrix = np.stack([solution.weight for solution in solved])
     old = [(one, one.const_value) for one in (stored(weight), stored(bias)) if one is not None]
     write(weight, from_matrix(linear, matrix, before.shape))
-    write(bias, np.concatenate([s.bias for s in solved]).reshape(shift.shape))
+    write(bias, from_vector(linear, np.concatenate([s.bias for s in solved]), shift))
     error, after = worst(solved)
     if weight.const_value is None:
         after = _rounded_error(model, layer, blocks, weight, bias)
@@ -180,5 +180,6 @@ def _solve(
 def _rounded_error(model: ir.Model, layer: Layer, blocks: Sequence[Block], weight: ir.Value, bias: ir.Value) -> float:
     """The largest error of a block, now that its solution has become quanta."""
     matrices = to_matrix(layer.linear, constant_array(model, weight)).astype(np.float64)
-    shifts = np.split(constant_array(model, bias).astype(np.float64).reshape(-1), layer.linear.groups)
+    vector = to_vector(layer.linear, constant_array(model, bias)).astype(np.float64)
+    shifts = np.split(vector, layer.linear.groups)
     return max(block.error(*own) for block, *own in zip(blocks, matrices, shifts, strict=True))

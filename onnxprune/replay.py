@@ -22,10 +22,13 @@ from onnxprune.progress import Progress, Silent, Stages
 from onnxprune.rebuild import Rebuilt, rebuild
 from onnxprune.report import Budget, Report
 from onnxprune.reporting import Outcome, make_report
+from onnxprune.serialise import LARGE, tensor_bytes
 from onnxprune.verify import prove
 
 FEW_SAMPLES = 64
 UNSOLVED = "Removal only: no layer was solved again; --calib with the inputs of the first run does that."
+
+UNMEASURED = "Not measured, for that takes the memory of the whole model: --measure asks for it."
 
 
 def apply_plan(
@@ -60,6 +63,8 @@ def apply_plan(
         slim = drop_idle_samplers(slim)
         with stages.stage("verify"):
             proof = prove(prepared.analysis, slim, keep, data.sample)
+        if not solve and "measure" not in settings.model_fields_set and tensor_bytes(prepared.original) > LARGE:
+            settings = settings.model_copy(update={"measure": False})
         with stages.stage("measure"):
             measured = measure(prepared.original, slim, data, judge, settings)
     outcome = Outcome(slim, _chosen(plan), {}, solved, proof, measured, stages.seconds, disk)
@@ -96,8 +101,7 @@ def _report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, plan
         )
         for g in report.groups
     )
+    notes = () if outcome.solved else (UNSOLVED,) if config.measure else (UNSOLVED, UNMEASURED)
     reached = 1 - sum(g.kept for g in groups) / max(sum(g.width for g in groups), 1)
     budget = Budget(kind="plan", target=reached, reached=reached)
-    return report.model_copy(
-        update={"groups": groups, "budget": budget, "notes": () if outcome.solved else (UNSOLVED,)}
-    )
+    return report.model_copy(update={"groups": groups, "budget": budget, "notes": notes})

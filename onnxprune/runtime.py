@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxprune.errors import BadInput
 from onnxprune.model_io import save
-from onnxprune.serialise import large_initializers, lighten, root_message, tensor_bytes
+from onnxprune.serialise import LARGE, large_initializers, lighten, root_message, tensor_bytes
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -37,13 +37,15 @@ def open_session(
     providers: Sequence[str] | None = None,
     optimise: bool = True,
     timed: bool = False,
+    lent: bool | None = None,
 ) -> "ort.InferenceSession":
     """Open a session on `model`, which is not changed.
 
     With `outputs` (names of any values) the session computes these instead of the graph's outputs, and only the nodes
     they need, from `inputs` (those of the graph that have no value if not given). Without `providers` it runs on the
     CPU. Threads that wait for work leave the cores to others, unless the session is to be `timed`: then they spin, as
-    by default.
+    by default. A session to which the weights are `lent` gets them with each `run` of this module, and only there, and
+    keeps no copy; unless told otherwise that is so for large models that are not timed.
 
     Raises:
         BadInput: onnxruntime is missing, cannot load the model, or did not start a provider that was asked for.
@@ -57,8 +59,10 @@ def open_session(
     wanted = list(providers or [CPU])
     _require_available(wanted, ort)
     options = _options(ort, threads, optimise, timed)
+    if lent is None:
+        lent = not (timed or providers) and tensor_bytes(model) > LARGE
     try:
-        session = _open(ort, model, options, wanted)
+        session = _open_lent(ort, model, options) if lent else _open(ort, model, options, wanted)
     except BadInput:
         raise
     except Exception as error:  # onnxruntime's exception types are private and many
@@ -73,6 +77,7 @@ def run(session: "ort.InferenceSession", feeds: Mapping[str, np.ndarray]) -> dic
     Raises:
         BadInput: onnxruntime refuses the feeds (name, rank or dtype) or fails while it runs.
     """
+    feeds = {**feeds, **getattr(session, "lent", {})}
     outputs = session.get_outputs()
     names = [output.name for output in outputs]
     plain = all(array.dtype.kind in "biuf" for array in feeds.values())
@@ -193,8 +198,11 @@ def _options(ort: Any, threads: int | None, optimise: bool, timed: bool) -> Any:
 def _open(ort: Any, model: ir.Model, options: Any, providers: list[str]) -> Any:
     """Open `model`, which is changed, with the large weights where they lie: the session reads them there."""
     large = [value.const_value for value in large_initializers(model)]
-    inside = tensor_bytes(model) - sum(tensor.nbytes for tensor in large if tensor is not None)
-    if inside > _MEMORY_LIMIT:
+    outside = sum(tensor.nbytes for tensor in large if tensor is not None)
+    if outside > LARGE and (folder := _folder(large)):
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=providers)
+    if outside > LARGE or tensor_bytes(model) - outside > _MEMORY_LIMIT:
         with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
             path = save(model, Path(folder) / "model.onnx").model
             return ort.InferenceSession(str(path), options, providers=providers)
@@ -203,6 +211,25 @@ def _open(ort: Any, model: ir.Model, options: Any, providers: list[str]) -> Any:
     options.add_external_initializers(list(weights), values)
     session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=providers)
     session.weights_in_use = values  # the runtime does not own their memory
+    return session
+
+
+def _folder(tensors: Sequence[ir.TensorProtocol | None]) -> str | None:
+    """The folder of the files that all these tensors lie in; None where one lies elsewhere, or in memory."""
+    folders = {str(tensor.base_dir) if isinstance(tensor, ir.ExternalTensor) else None for tensor in tensors}
+    return folders.pop() if len(folders) == 1 else None
+
+
+def _open_lent(ort: Any, model: ir.Model, options: Any) -> Any:
+    """Open `model`, which is changed, with the large weights as inputs: the runtime reads them where they lie."""
+    weights, graph = lighten(model), model.graph
+    for name in weights:
+        value = graph.initializers.pop(name)
+        assert value.const_value is not None
+        value.type, value.const_value = ir.TensorType(value.const_value.dtype), None
+        graph.inputs.append(value)
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=[CPU])
+    session.lent = weights
     return session
 
 

@@ -1,7 +1,7 @@
 """Groups and statistics to problems, problems to selections, selections to error-against-width curves."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from threading import Lock
 
@@ -14,10 +14,12 @@ from onnxprune.criteria import Criterion
 from onnxprune.criteria.curve import error_curve
 from onnxprune.criteria.problem import Options, Problem, Reader, Selection, Writer
 from onnxprune.dependency import Analysis
+from onnxprune.graph import Array
 from onnxprune.grouping import Group
-from onnxprune.native import F64
+from onnxprune.native import F64, Real
 from onnxprune.op_rules.facts import Linear
 from onnxprune.parallel import each
+from onnxprune.serialise import BIG, release
 from onnxprune.weights import to_matrix, weight_of
 
 Tick = Callable[[], None]
@@ -84,12 +86,17 @@ def score(
         made = [(*moments.reader(group, linear, block, analysis.units), block) for linear, block in readers]
         reading = [found for found in made if np.any(found[0].channel >= 0)]
         writers = tuple(_writer(analysis.model, group, linear, analysis.units) for linear in group.writers)
-        own = tuple(reader for reader, _, _ in reading)
+        own = (
+            *(reader for reader, _, _ in reading),
+            *_looped(analysis.model, group, reading, analysis.units),
+        )
         problem = Problem(group.name, group.width, own, writers, group.rows, seed + number)
         judges = tuple(Judge(reader, held, block) for reader, held, block in reading if held is not None)
         selection = criterion.select(problem, options)
+        for linear in (*group.readers, *group.writers):
+            release(linear.weight.const_value)
         tick()
-        return Scored(group, problem, selection, judges)
+        return Scored(group, replace(problem, writers=()), selection, judges)
 
     return each(rank, enumerate(groups), lambda numbered: sum(_cubed(linear) for linear in numbered[1].readers))
 
@@ -117,7 +124,7 @@ class _Moments:
     def reader(self, group: Group, linear: Linear, block: int, units: int) -> tuple[Reader, HeldOut | None]:
         """One block of a layer as the criteria see it, and its held-out moments."""
         name = linear.node.name or ""
-        weight = to_matrix(linear, weight_of(self._model, linear))[block].astype(np.float64)
+        weight = _block(self._model, linear, block)
         channel = group.positions(units)[linear.features[block]]
         found = self._statistics.get(name)
         if found is None:
@@ -128,9 +135,26 @@ class _Moments:
         return Reader(name, weight, solve, channel), held
 
 
+def _looped(
+    model: ir.Model, group: Group, reading: Sequence[tuple[Reader, HeldOut | None, int]], units: int
+) -> Iterator[Reader]:
+    """What units read of each other a step later: not solved for, but their variances are known from other readers."""
+    position = group.positions(units)
+    seen, times = np.zeros(group.width), np.zeros(group.width)
+    for reader, _, _ in reading:
+        mine = reader.channel >= 0
+        np.add.at(seen, reader.channel[mine], reader.variances()[mine])
+        np.add.at(times, reader.channel[mine], 1)
+    variance = np.where(times > 0, seen / np.maximum(times, 1), 1.0)
+    for linear in group.loops:
+        weight = to_matrix(linear, weight_of(model, linear)).astype(np.float64)
+        for block, features in zip(weight, position[linear.features], strict=True):
+            yield Reader(linear.weight.name or "", block, None, features, variance[features])
+
+
 def _moments(model: ir.Model, statistics: LayerStatistics, linear: Linear, block: int) -> tuple[Moments, HeldOut]:
     """The moments to solve on and to judge on; each stands in for the other where that saw no row."""
-    weight = to_matrix(linear, weight_of(model, linear))[block].astype(np.float64)
+    weight = _block(model, linear, block)
     solve, held = statistics.solve[block], statistics.held[block]
     if not (solve.count and held.count):
         only = (solve if solve.count else held).moments().with_linear_targets(weight)
@@ -138,15 +162,25 @@ def _moments(model: ir.Model, statistics: LayerStatistics, linear: Linear, block
     return solve.moments().with_linear_targets(weight), HeldOut(lambda: held.moments().with_linear_targets(weight))
 
 
+def _block(model: ir.Model, linear: Linear, block: int) -> Real:
+    """The weight (n, F) of one block, in double precision; where that would take much memory, the constant itself."""
+    matrix: Real = to_matrix(linear, weight_of(model, linear))[block]
+    return matrix if _stays(matrix) else matrix.astype(np.float64)
+
+
+def _stays(matrix: Array) -> bool:
+    return matrix.nbytes >= BIG and matrix.dtype in (np.float32, np.float64)
+
+
 def _writer(model: ir.Model, group: Group, linear: Linear, units: int) -> Writer:
     """The rows of a weight that make the group's channels, gathered by block."""
-    matrix = to_matrix(linear, weight_of(model, linear)).astype(np.float64)
+    matrix = to_matrix(linear, weight_of(model, linear))
     rows = matrix.reshape(-1, matrix.shape[-1])
     block = group.positions(units)[linear.outputs.reshape(-1)]
     order = np.argsort(block, kind="stable")
     bounds = np.searchsorted(block[order], np.arange(group.width + 1))
     most = int(np.diff(bounds).max(initial=0))
-    gathered = np.zeros((group.width, most, rows.shape[1]))
+    gathered = np.zeros((group.width, most, rows.shape[1]), rows.dtype if _stays(rows) else np.float64)
     for position, (start, end) in enumerate(pairwise(bounds)):
         gathered[position, : end - start] = rows[order[start:end]]
     return Writer(linear.node.name or "", gathered.reshape(group.width, -1))

@@ -1,5 +1,6 @@
 """The tensors of an onnx-ir model, wherever they sit, and its serialised form."""
 
+import mmap
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -10,6 +11,10 @@ from onnxprune.errors import BadInput
 
 PROTOBUF_END = (1 << 31) - 1
 """Bytes that a protobuf message can have."""
+LARGE = 256_000_000
+"""Bytes of tensors from which on a model is run piece by piece where that will do, and no copy is made of it whole."""
+BIG = 16_000_000
+"""Bytes from which on a constant is cut only when it is read."""
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
 _LARGE = 1024
 """Bytes from which on a tensor is not worth a copy."""
@@ -71,6 +76,31 @@ def lighten(model: ir.Model) -> dict[str, np.ndarray]:
     return taken
 
 
+def skeleton(model: ir.Model) -> ir.Model:
+    """Clone with the larger initializers turned into inputs: the checker takes at most 2 GiB."""
+    clone = model.clone()
+    for name, value in list(clone.graph.initializers.items()):
+        if value.const_value is not None and value.const_value.nbytes > _LARGE:
+            del clone.graph.initializers[name]
+            if value not in clone.graph.inputs:
+                clone.graph.inputs.append(value)
+    replace_tensors(clone, in_memory)
+    return clone
+
+
+def release(tensor: ir.TensorProtocol | None) -> None:
+    """Give back the memory that a tensor mapped from a file takes; it is read again when it is asked for."""
+    raw = tensor.raw if isinstance(tensor, ir.ExternalTensor) else None
+    if isinstance(raw, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        raw.madvise(mmap.MADV_DONTNEED)
+
+
+def release_all(model: ir.Model) -> None:
+    """Give back the memory that the mapped tensors of a model take."""
+    for tensor in tensors(model):
+        release(tensor)
+
+
 def tensor_bytes(model: ir.Model) -> int:
     """Bytes of all tensors of the model: initializers and attributes, subgraphs and functions included."""
     return sum(tensor.nbytes for tensor in tensors(model))
@@ -106,6 +136,19 @@ def in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     if not isinstance(tensor, ir.ExternalTensor):
         return tensor
     return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)
+
+
+def renamed(tensor: ir.ExternalTensor, name: str) -> ir.ExternalTensor:
+    """The same bytes of the same file under another name."""
+    return ir.ExternalTensor(
+        tensor.location,
+        tensor.offset,
+        tensor.length,
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=name,
+        base_dir=tensor.base_dir,
+    )
 
 
 def root_message(error: BaseException) -> str:

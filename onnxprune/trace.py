@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnxprune.bodies import changing, first_passes
 from onnxprune.errors import BadInput
 from onnxprune.labels import Shape
-from onnxprune.runtime import open_session, run
+from onnxprune.pieces import compute
 from onnxprune.serialise import lighten
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]
@@ -192,7 +192,7 @@ def _seen(model: ir.Model, feeds: Feeds) -> tuple[dict[str, Shape], dict[str, np
     shapes |= {name: tuple(array.shape) for name, array in feeds.items()}
     short = [name for name, shape in shapes.items() if len(shape) <= 1 and np.prod(shape) <= LONGEST_SHAPE]
     short = [name for name in short if name not in feeds]
-    values = run(open_session(model, outputs=short), feeds) if short else {}
+    values = compute(model, feeds, short, shapes.keys()) if short else {}
     return shapes, {n: v.reshape(-1) for n, v in values.items() if np.issubdtype(v.dtype, np.integer)}
 
 
@@ -208,10 +208,10 @@ def _computed_shapes(model: ir.Model, feeds: Feeds) -> Mapping[str, Integers]:
                 shape_of = ir.node("Shape", [value])
                 shape_of.outputs[0].name = f"{value.name}::shape"
                 shape_of.name = f"{value.name}::shape"
-                graph.append(shape_of)
+                graph.insert_after(node, shape_of)
                 asked[f"{value.name}::shape"] = value.name
     try:
-        shapes = run(open_session(watched, outputs=list(asked)), feeds)
+        shapes = compute(watched, feeds, list(asked), set(asked.values()))
     except BadInput:
         raise
     except Exception as error:

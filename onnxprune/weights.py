@@ -25,7 +25,10 @@ def to_matrix(linear: Linear, weight: Array) -> Array:
     if linear.kind == "conv_transpose":
         blocks = _flipped(weight).reshape(groups, -1, *weight.shape[1:])
         return np.swapaxes(blocks, 1, 2).reshape(groups, weight.shape[1], -1)
-    return (weight if _rows_first(linear) else weight.T)[None]
+    if linear.kind == "recurrent":
+        return weight.reshape(linear.groups, -1, weight.shape[-1])
+    matrix = weight.reshape(int(np.prod(weight.shape[: _leading(linear, weight.shape)])), -1)
+    return (matrix if _rows_first(linear) else matrix.T)[None]
 
 
 def from_matrix(linear: Linear, matrix: Array, shape: tuple[int, ...]) -> Array:
@@ -35,8 +38,34 @@ def from_matrix(linear: Linear, matrix: Array, shape: tuple[int, ...]) -> Array:
     if linear.kind == "conv_transpose":
         blocks = matrix.reshape(matrix.shape[0], shape[1], -1, *shape[2:])
         return _flipped(np.swapaxes(blocks, 1, 2).reshape(shape))
+    if linear.kind == "recurrent":
+        return matrix.reshape(shape)
     rows: Array = matrix[0]
     return rows if _rows_first(linear) else rows.T
+
+
+def to_vector(linear: Linear, bias: Array) -> Array:
+    """(groups · n,) what a layer's bias adds to each output; that of a recurrent layer has a second half."""
+    return _own_part(linear, bias).reshape(-1)
+
+
+def from_vector(linear: Linear, vector: Array, bias: Array) -> Array:
+    """The inverse of `to_vector`: a bias like the given one."""
+    changed = bias.astype(vector.dtype)
+    part = _own_part(linear, changed)
+    part[...] = vector.reshape(part.shape)
+    return changed
+
+
+def _own_part(linear: Linear, bias: Array) -> Array:
+    return bias[:, : bias.shape[1] // 2] if linear.kind == "recurrent" else bias
+
+
+def _leading(linear: Linear, shape: tuple[int, ...]) -> int:
+    """How many axes of the weight are the matrix's first: an Einsum's weight may spread either side over several."""
+    wanted = (linear.outputs if _rows_first(linear) else linear.features).shape[1]
+    sizes = np.cumprod(shape)
+    return int(np.argmax(sizes == wanted)) + 1
 
 
 def _rows_first(linear: Linear) -> bool:

@@ -8,6 +8,8 @@ from onnx_ir.passes import common
 
 from onnxprune.graph import names_in
 from onnxprune.passes.fold import GROWTH_LIMIT, fold
+from onnxprune.passes.zero_states import drop_zero_states
+from onnxprune.serialise import renamed
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ def normalise(model: ir.Model) -> ir.Model:
     """Return an equivalent model whose weights are initializers and whose nodes and values have unique names.
 
     Constant nodes of any size are lifted; chains of Identity, Cast, Transpose and the like on constants are folded
-    (not what would add more than `GROWTH_LIMIT` bytes, and no quantised weights); dead nodes and Identities go.
+    (not what would add more than `GROWTH_LIMIT` bytes, and no quantised weights); dead nodes and Identities go, and
+    initial states that are zeros, as they are by default.
     Names of inputs, outputs, nodes and surviving initializers stay. An initializer that is also listed as an input
     counts as a weight; it stays listed. Local functions are not touched. The steps are those that were right on 57
     of 57 real models, except that nothing is inlined.
@@ -40,6 +43,7 @@ def normalise(model: ir.Model) -> ir.Model:
     common.RemoveUnusedNodesPass()(model)
     model = fold(model)
     _remove_identities(model.graph)
+    drop_zero_states(model.graph)
     common.RemoveUnusedNodesPass()(model)
     common.TopologicalSortPass()(model)
     name_nodes(model.graph)
@@ -145,5 +149,7 @@ def _own_tensor_names(model: ir.Model) -> None:
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
-            if tensor is not None and tensor.name != value.name and tensor.dtype != ir.DataType.STRING:
+            if isinstance(tensor, ir.ExternalTensor) and tensor.name != value.name:
+                value.const_value = renamed(tensor, value.name or "")
+            elif tensor is not None and tensor.name != value.name and tensor.dtype != ir.DataType.STRING:
                 value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)

@@ -1,7 +1,7 @@
 """Take the chosen units out of the graph: constants are sliced, sizes rewritten, nothing else changes."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -16,11 +16,17 @@ from onnxprune.graph import (
     names_in,
     nodes_by_name,
     replace_constant,
+    replace_lazily,
     values_by_name,
 )
 from onnxprune.labels import Label
 from onnxprune.op_rules.facts import Index, Size
+from onnxprune.op_rules.registry import cut
+from onnxprune.serialise import BIG, release
 from onnxprune.trace import Trace
+
+ROWS_AT_ONCE = 8_000_000
+"""Bytes of a big constant that are looked at together."""
 
 
 def remove(analysis: Analysis, keep: Keep) -> ir.Model:
@@ -30,12 +36,41 @@ def remove(analysis: Analysis, keep: Keep) -> ir.Model:
     for original, slots in analysis.param_slots().items():
         labels = [slot.label for slot in slots]
         if original.const_value is not None and any(_loses(label, keep) for label in labels):
-            replace_constant(values[original.name or ""], sliced(array_of(original), labels, keep))
+            _cut(values[original.name or ""], original, labels, keep)
     _renumber(model, [index for index in analysis.indices if _loses(index.label, keep)], keep)
     _rewrite_sizes(analysis, model, keep)
     _name_squeezed_axes(analysis, model, keep)
     _update_shapes(analysis, values, keep)
     return model
+
+
+def _cut(value: ir.Value, original: ir.Value, labels: Sequence[Label], keep: Keep) -> None:
+    shape = array_of(original).shape
+    if original.const_value is None or original.const_value.nbytes < BIG:
+        replace_constant(value, sliced(array_of(original), labels, keep))
+    else:
+        left = sliced(np.broadcast_to(np.int8(0), shape), labels, keep).shape
+        replace_lazily(value, left, lambda: _cut_by_rows(original, labels, keep, left))
+
+
+def _cut_by_rows(original: ir.Value, labels: Sequence[Label], keep: Keep, shape: tuple[int, ...]) -> Array:
+    """What stays of a constant; of what it is mapped from no more than some rows are in memory."""
+    left, filled = np.empty(shape, array_of(original).dtype), 0
+    for part, here in some_rows(original, labels):
+        stays = part[selector(part.shape, here, keep)]
+        left.reshape(-1)[filled : filled + stays.size] = stays
+        filled += stays.size
+    return left
+
+
+def some_rows(original: ir.Value, labels: Sequence[Label]) -> Iterator[tuple[Array, list[Label]]]:
+    """A constant in pieces along its first axis, each with the labels that lie on it."""
+    array = array_of(original)
+    step = max(1, ROWS_AT_ONCE * len(array) // max(array.nbytes, 1)) if array.ndim else 1
+    for first in range(0, len(array), step):
+        where = slice(first, first + step)
+        yield array[where], [cut(label, 0, where) if 0 in label.axes else label for label in labels]
+        release(original.const_value)
 
 
 def _loses(label: Label, keep: Keep) -> bool:
@@ -125,9 +160,15 @@ def _renumber(model: ir.Model, indices: Sequence[Index], keep: Keep) -> None:
         given = node.inputs[index.place]
         assert given is not None
         old = array_of(given)
-        new = (np.cumsum(stays) - 1)[old]
-        numbers = (new if old.ndim == 0 else new[stays[old]]).astype(old.dtype)
-        _replace_input(model.graph, node, index.place, np.asarray(numbers), taken)
+        numbers = _rectangle((np.cumsum(stays) - 1)[old], stays[old]).astype(old.dtype)
+        _replace_input(model.graph, node, index.place, numbers, taken)
+
+
+def _rectangle(numbers: Array, stays: Array) -> Array:
+    """The numbers that stay of an array of any rank, of which whole lines go."""
+    axes = range(numbers.ndim)
+    lengths = [int(stays.any(axis=tuple(a for a in axes if a != axis)).sum()) for axis in axes]
+    return np.asarray(numbers[stays].reshape(lengths) if lengths else numbers)
 
 
 def _rewrite_attribute(node: ir.Node, name: str, sizes: Sequence[Size], keep: Keep) -> None:

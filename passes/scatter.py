@@ -1,14 +1,26 @@
 """The oracle's wide graph: final weights back in their original places, zeros wherever a removed channel is read."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnxprune.dependency import Analysis, Keep
-from onnxprune.graph import Array, add_constant, array_of, constants, nodes_by_name, replace_constant, values_by_name
+from onnxprune.graph import (
+    Array,
+    add_constant,
+    array_of,
+    constants,
+    nodes_by_name,
+    replace_constant,
+    replace_lazily,
+    values_by_name,
+)
 from onnxprune.grouping import Slot
 from onnxprune.op_rules.part import PARTS, Part
-from onnxprune.passes.remove import selector
+from onnxprune.passes.remove import selector, some_rows
+from onnxprune.serialise import BIG
 
 
 def scatter(analysis: Analysis, slim: ir.Model, keep: Keep) -> ir.Model:
@@ -22,10 +34,8 @@ def scatter(analysis: Analysis, slim: ir.Model, keep: Keep) -> ir.Model:
     slots = analysis.param_slots()
     for original in constants(analysis.model):
         final = finals.get(original.name or "")
-        if final is not None and final.const_value is not None:
-            wide = _scattered(array_of(original), array_of(final), slots.get(original, []), keep)
-            if wide is not None:
-                replace_constant(wides[original.name or ""], wide)
+        if final is not None and final.const_value not in (None, original.const_value):
+            _scatter(wides[original.name or ""], original, final, slots.get(original, []), keep)
     _mask_sums(analysis, model, keep)
     _take_parts(analysis, model, keep)
     return model
@@ -74,15 +84,37 @@ def _take_parts(analysis: Analysis, model: ir.Model, keep: Keep) -> None:
     RemoveUnusedNodesPass()(model)
 
 
-def _scattered(original: Array, final: Array, slots: list[Slot], keep: Keep) -> Array | None:
-    """None where nothing of the constant changed."""
-    labels = [slot.label for slot in slots]
-    if not any(not np.all(keep[label.atoms]) for label in labels):
-        return final if final.tobytes() != original.tobytes() else None
-    wide = original.copy()
-    for slot in slots:
-        if slot.contracted:
-            gone = ~selector(original.shape, [slot.label], keep)
-            wide[gone] = 0 if slot.nothing is None else np.broadcast_to(slot.nothing, original.shape)[gone]
-    wide[selector(original.shape, labels, keep)] = final.reshape(-1)
+def _scatter(wide: ir.Value, original: ir.Value, final: ir.Value, slots: Sequence[Slot], keep: Keep) -> None:
+    if all(np.all(keep[slot.label.atoms]) for slot in slots):
+        wide.const_value = final.const_value
+    elif original.const_value is None or original.const_value.nbytes < BIG:
+        replace_constant(wide, _scattered(original, final, slots, keep))
+    else:
+        shape = array_of(original).shape
+        replace_lazily(wide, shape, lambda: _scattered(original, final, slots, keep))
+
+
+def _scattered(original: ir.Value, final: ir.Value, slots: Sequence[Slot], keep: Keep) -> Array:
+    # What is made when it is read was cut from the original and nothing else: there it lies already.
+    solved = not isinstance(final.const_value, ir.LazyTensor)
+    left = array_of(final).reshape(-1) if solved else np.empty(0)
+    wide, row = np.empty_like(array_of(original)), 0
+    for part, labels in some_rows(original, [slot.label for slot in slots]):
+        inside = wide[row : row + len(part)]
+        inside[...] = part
+        for label, slot in zip(labels, slots, strict=True):
+            if slot.contracted:
+                gone = ~selector(part.shape, [label], keep)
+                inside[gone] = 0 if slot.nothing is None else _nothing(slot.nothing, wide.shape, row, gone)
+        if solved:
+            stays = selector(part.shape, labels, keep)
+            inside[stays] = left[: np.count_nonzero(stays)]
+            left = left[np.count_nonzero(stays) :]
+        row += len(part)
     return wide
+
+
+def _nothing(nothing: Array, shape: tuple[int, ...], row: int, gone: Array) -> Array:
+    """What is no contribution at the places that go, in the rows from `row` on."""
+    found: Array = np.broadcast_to(nothing, shape)[row : row + len(gone)][gone]
+    return found

@@ -85,7 +85,17 @@ def masks(analysis: Analysis, keep: Keep, any_type: bool = False) -> dict[str, n
                 dims[axis] = size
             name = slot.value.name or ""
             found[name] = found.get(name, np.ones(1)) * keep[slot.label.atoms].reshape(dims)
+    found |= dict(recurrent_masks(analysis.model, found))
     return {name: mask for name, mask in found.items() if not mask.all()}
+
+
+def recurrent_masks(model: ir.Model, found: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """A layer reads its own last step, which no mask on its output hides: its recurrent weight has columns masked."""
+    for node in model.graph:
+        if node.op_type in ("LSTM", "GRU", "RNN") and node.outputs[0].name in found:
+            weight, mask = node.inputs[2], found[node.outputs[0].name]  # (directions, rows, H); (1, directions, 1, H)
+            assert weight is not None
+            yield weight.name or "", mask[0] if mask.shape[1] == weight.const_value.shape[0] else mask[0, :, :]
 
 
 def differences(case: Case, keep: Keep, inputs: Mapping[str, np.ndarray] | None = None) -> tuple[float, float]:

@@ -255,9 +255,20 @@ def test_negative_slice_bounds_hold_where_only_the_tail_loses() -> None:
 
 
 def test_an_unknown_operator_is_a_barrier_with_a_reason() -> None:
-    case = analysed(net("t = DepthToSpace <blocksize=1> (h)", {}))
+    model = net("t = Relu (h)", {})
+    relu = next(node for node in model.graph.node if node.output[0] == "t")
+    relu.domain, relu.op_type = "ai.onnx.ml", "Binarizer"
+    model.opset_import.add(domain="ai.onnx.ml", version=1)
+    case = analysed(model)
     assert case.analysis.groups == ()
-    assert case.reasons()["Conv:c0"] == "DepthToSpace (DepthToSpace:t) has no rule"
+    assert case.reasons()["Conv:c0"] == "Binarizer (Binarizer:t) has no rule"
+
+
+def test_a_barrier_tells_what_it_does_to_channels() -> None:
+    case = analysed(net("r = RandomNormalLike (h) t = Add (h, r)", {}))
+    assert case.analysis.groups == ()
+    said = "RandomNormalLike (RandomNormalLike:r) draws random numbers, in an order that would change"
+    assert case.reasons()["Conv:c0"] == said
 
 
 def test_an_output_that_a_body_computes_closes_what_both_branches_read() -> None:

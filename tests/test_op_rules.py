@@ -176,10 +176,10 @@ def test_reshape_that_merges_two_labelled_axes_fixes_both() -> None:
     assert fixed(facts) == [0, 1, 2, 7, 8]
 
 
-def test_expand_passes_what_it_does_not_repeat() -> None:
-    facts = facts_of("y = Expand (x, k)", {"x": (4, 1)}, {"x": {(0,): FOUR}}, {"k": integers(3, 4, 7)})
-    assert outs(facts) == {(1,): FOUR}
-    assert sizes(facts) == [(1, 1, FOUR, None)]
+def test_expand_passes_what_it_does_not_repeat_and_what_it_repeats_is_new() -> None:
+    facts = facts_of("y = Expand (x, k)", {"x": (4, 1)}, {"x": {(0,): FOUR}}, {"k": integers(3, 4, 2)})
+    assert outs(facts) == {(1,): FOUR, (0,): [100, 101, 102], (2,): [103, 104]}
+    assert sizes(facts) == [(1, 1, FOUR, None), (1, 0, [100, 101, 102], None), (1, 2, [103, 104], None)]
     assert fixed(facts_of("y = Expand (x, k)", {"x": (1, 4)}, {"x": {(0,): [9]}}, {"k": integers(3, 4)})) == [9]
 
 

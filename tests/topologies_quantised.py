@@ -44,8 +44,11 @@ def four_bits() -> onnx.ModelProto:
     w2 = DequantizeLinear <axis = 0, block_size = 8> (q2, s2, z2)
     h2 = MatMul (r1, w2)
     r2 = Relu (h2)
-    w3 = DequantizeLinear <axis = 1> (q3, s3)
-    y = MatMul (r2, w3)
+    w3 = com.microsoft.DequantizeLinear <axis = 1> (q3, s3, z3)
+    h3 = MatMul (r2, w3)
+    r3 = Relu (h3)
+    w4 = DequantizeLinear <axis = 1> (q4, s4)
+    y = MatMul (r3, w4)
     """
     int4, uint4 = ml_dtypes.int4, ml_dtypes.uint4
     return model_of(
@@ -61,8 +64,11 @@ def four_bits() -> onnx.ModelProto:
             "q2": quanta((28, 10), 6, uint4),
             "s2": scales((4, 10), 7),
             "z2": quanta((4, 10), 8, uint4),
-            "q3": quanta((10, 5), 9, int4),
-            "s3": scales((5,), 10),
+            "q3": quanta((10, 8), 11, np.uint16),
+            "s3": scales((8,), 12) / 256,
+            "z3": quanta((8,), 13, np.uint16),
+            "q4": quanta((8, 5), 9, int4),
+            "s4": scales((5,), 10),
         },
     )
 

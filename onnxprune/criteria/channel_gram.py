@@ -16,7 +16,7 @@ from scipy.linalg import LinAlgError, cho_solve, cholesky
 from onnxprune.calibration.least_squares import principal
 from onnxprune.calibration.statistics import Moments
 from onnxprune.criteria.problem import Index, Problem, Reader
-from onnxprune.native import F64
+from onnxprune.native import F64, Real
 
 _SLAB = 512
 
@@ -30,7 +30,7 @@ class ChannelSystem:
     energy: float
 
 
-def channel_system(weight: F64, moments: Moments, channel: Index, width: int) -> ChannelSystem:
+def channel_system(weight: Real, moments: Moments, channel: Index, width: int) -> ChannelSystem:
     """The system of one layer, `weight` (n, F); features of channel −1 stay as they are, out of the target.
 
     `moments` may hold inputs of the pruned network against targets of the original one.
@@ -56,7 +56,7 @@ def diagonal_system(reader: Reader, width: int) -> ChannelSystem:
 
 def flap_scores(reader: Reader, width: int) -> F64:
     """(C,) Σ_f Var(x_f)·‖W_:f‖² over the features of each unit (FLAP, An et al. 2024)."""
-    scores = reader.variances() * (reader.weight**2).sum(axis=0)
+    scores = reader.variances() * reader.squares()
     mine = reader.channel >= 0
     sums: F64 = np.bincount(reader.channel[mine], scores[mine], minlength=width).astype(np.float64)
     return sums

@@ -98,7 +98,7 @@ def _by_block(left: Real, right: Real) -> Real:
     return left.transpose(1, 2, 0) @ right.transpose(1, 0, 2)
 
 
-def start_elimination(weight: F64, moments: Moments, features: Index, ridge: float) -> Elimination:
+def start_elimination(weight: Real, moments: Moments, features: Index, ridge: float) -> Elimination:
     """The elimination of the blocks `features` (C, κ), feature indices, −1 for none, of one layer.
 
     `weight` (n, F) the original, `ridge` relative to the mean input variance. Wide layers run in fp32 once H is
@@ -110,7 +110,7 @@ def start_elimination(weight: F64, moments: Moments, features: Index, ridge: flo
     dtype = np.dtype(np.float32 if single else np.float64)
     scale = mean_diagonal(moments.gram) or 1.0
     alive = moments.gram.diagonal() > 0
-    prior = np.where(alive, weight, 0.0)
+    prior: F64 = np.where(alive, weight, 0.0).astype(np.float64, copy=False)
     factor, ridge_used = factored(moments.gram, ridge * scale, scale)
     assert factor is not None
     inverse = factor.astype(dtype, copy=False)

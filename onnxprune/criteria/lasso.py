@@ -37,7 +37,7 @@ def _norms(problem: Problem) -> F64:
     squares = np.zeros(problem.width)
     for reader in problem.readers:
         mine = reader.channel >= 0
-        columns = (reader.weight**2).sum(axis=0)[mine] / reader.energy()
+        columns = reader.squares()[mine] / reader.energy()
         squares += np.bincount(reader.channel[mine], columns, minlength=problem.width)
     return np.sqrt(np.where(squares > 0, squares, 1.0))
 

@@ -8,6 +8,9 @@ from onnxprune.criteria.problem import Options, Problem, Selection, rank
 from onnxprune.errors import BadInput
 from onnxprune.native import F64
 
+AT_ONCE = 8_000_000
+"""Bytes of a weight that are looked at together."""
+
 
 def select(problem: Problem, options: Options) -> Selection:
     """Units by the norm of their rows over all writers; by their readers' columns where nothing writes them."""
@@ -20,7 +23,9 @@ def _norms(problem: Problem, norm: str) -> F64:
     power = 1 if norm == "l1" else 2
     total = np.zeros(problem.width)
     for writer in problem.writers:
-        total += (np.abs(writer.weight.reshape(problem.width, -1)) ** power).sum(axis=1)
+        rows = writer.weight.reshape(problem.width, -1)
+        parts = np.array_split(rows, max(1, min(len(rows), rows.nbytes // AT_ONCE)))
+        total += np.concatenate([(np.abs(part.astype(np.float64)) ** power).sum(axis=1) for part in parts])
     if problem.writers:
         return total
     for reader in problem.readers:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration.statistics import Moments
-from onnxprune.native import F64
+from onnxprune.native import F64, Real
 
 Index = NDArray[np.intp]
 
@@ -24,7 +24,7 @@ class Reader:
     """
 
     name: str
-    weight: F64
+    weight: Real
     moments: Moments | None
     channel: Index
     variance: F64 | None = None
@@ -35,12 +35,14 @@ class Reader:
             return self.moments.gram.diagonal().astype(np.float64)
         return np.ones(len(self.channel)) if self.variance is None else self.variance
 
+    def squares(self) -> F64:
+        """(F,) the sum of each column's squares."""
+        sums: F64 = np.einsum("nf,nf->f", self.weight, self.weight, dtype=np.float64)
+        return sums
+
     def energy(self) -> float:
         """The output's variance that this reader's errors are divided by; never zero."""
-        if self.moments is not None:
-            energy = self.moments.energy
-        else:
-            energy = float(self.variances() @ (self.weight**2).sum(axis=0))
+        energy = self.moments.energy if self.moments is not None else float(self.variances() @ self.squares())
         return energy if energy > 0 else 1.0
 
 
@@ -49,7 +51,7 @@ class Writer:
     """A layer that produces the group: `weight` (C, anything), one row a unit."""
 
     name: str
-    weight: F64
+    weight: Real
 
 
 @dataclass(frozen=True, eq=False)

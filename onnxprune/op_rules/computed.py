@@ -18,13 +18,15 @@ from onnxprune.op_rules.registry import Op
 
 Behind = Callable[[Op, Param], Facts]
 BEHIND: dict[tuple[str, str], Behind] = {}
+DOMAINS = ("", "com.microsoft")
+"""onnxruntime has its own QuantizeLinear and DequantizeLinear, of more types, for models of old opsets."""
 
 
 def behind(*op_types: str) -> Callable[[Behind], Behind]:
     """Register the decorated function as the backward rule of these operators."""
 
     def register(function: Behind) -> Behind:
-        BEHIND.update({("", op_type): function for op_type in op_types})
+        BEHIND.update({(domain, op_type): function for op_type in op_types for domain in DOMAINS})
         return function
 
     return register
@@ -80,7 +82,8 @@ def _scaled(op: Op, param: Param) -> Facts:
         yield Fixed(param.label.atoms, f"a constant along it is computed by {op.node.op_type} ({op.node.name})")
         return
     yield Param(whole[0], param.label, param.contracted)
-    yield from joined(op, 1 - whole[0], param.label)
+    other = 1 - whole[0]
+    yield from joined(op, other, param.label, len(op.out_shape()) - len(op.shape(other)))
 
 
 @behind("DequantizeLinear")

@@ -1,27 +1,30 @@
 """Rules of the operators that work position by position: their inputs' labels are tied, broadcast axes excepted."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping
 from math import prod
 
-from onnxprune.labels import Label, atoms_of, on
-from onnxprune.op_rules.facts import Facts, Fixed, Out, Param, Tie
-from onnxprune.op_rules.registry import Op, fix, hold, line, rule, sliced_along, without
+from onnxprune.labels import Label, Labels, apart_from
+from onnxprune.op_rules.facts import Fact, Facts, Fixed, Out, Tie
+from onnxprune.op_rules.registry import Op, fix, hold, line, rule, sliced_along
 
 # fmt: off
 UNARY = [
-    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cast", "Ceil", "Celu", "Clip", "Cos", "Cosh",
-    "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN",
-    "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign",
-    "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitCast", "BitwiseNot", "Cast", "Ceil", "Celu", "Clip",
+    "Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf",
+    "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid",
+    "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
 ]
 BROADCAST = [
     "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "CastLike", "Div", "Equal", "Greater",
     "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub",
-    "Sum", "Where", "Xor",
+    "Sum", "SwiGLU", "Where", "Xor",
 ]
+FUSED_UNARY = ["Gelu", "QuickGelu", "ScaledSiLU"]
+FUSED_BROADCAST = ["BiasAdd", "BiasGelu", "FastGelu", "GatedAdd"]
 # fmt: on
 
 
+@rule(*FUSED_UNARY, domain="com.microsoft")
 @rule(*UNARY)
 def unary(op: Op) -> Facts:
     """The first input's labels pass; other inputs are settings."""
@@ -29,28 +32,37 @@ def unary(op: Op) -> Facts:
         yield Out(index, op.labels())
 
 
+@rule(*FUSED_BROADCAST, domain="com.microsoft")
 @rule(*BROADCAST)
 def broadcast(op: Op) -> Facts:
     """Labels of all inputs meet on the output's axes, aligned at the right; constants are sliced along."""
-    yield from aligned(op, range(len(op.node.inputs)))
+    yield Out(0, (yield from aligned(op, range(len(op.node.inputs)))))
 
 
-def aligned(op: Op, operands: Iterable[int]) -> Facts:
-    """The labels of these inputs meet on the output's axes; the other inputs are settings."""
-    shape, rank = op.out_shape(), len(op.out_shape())
-    given = [index for index in operands if op.has(index)]
+def aligned(op: Op, operands: Iterable[int]) -> Generator[Fact, None, Labels]:
+    """The labels of the output, where these inputs are aligned at the right; the others are settings."""
+    rank = len(op.out_shape())
+    return (yield from together(op, {i: rank - len(op.shape(i)) for i in operands if op.has(i)}))
+
+
+def together(op: Op, shifts: Mapping[int, int], apart: Collection[int] = ()) -> Generator[Fact, None, Labels]:
+    """The labels of the first output, where these inputs meet position by position.
+
+    Axis a of input i lies on axis a + shifts[i] of the output; the output's axes `apart` are none of its business.
+    """
+    shape = op.out_shape()
     met: list[Label] = []
-    for index in (i for i in given if not op.constant(i)):
-        for label in op.labels(index):
-            yield from _meet(op, label.moved(rank - len(op.shape(index))), met)
-    met = met or _spread(op, given)
-    for index in given:
+    for index, shift in shifts.items():
+        for label in apart_from(tuple(label.moved(shift) for label in op.labels(index)), apart):
+            yield from _meet(op, label, met)
+    met = met or _spread(op, shifts)
+    for index, shift in shifts.items():
         for label in met:
-            yield from joined(op, index, label)
-    yield Out(0, tuple(x for x in met if all(shape[a] == d for a, d in zip(x.axes, x.atoms.shape, strict=True))))
+            yield from joined(op, index, label, shift)
+    return tuple(x for x in met if all(shape[a] == d for a, d in zip(x.axes, x.atoms.shape, strict=True)))
 
 
-def _spread(op: Op, given: Sequence[int]) -> list[Label]:
+def _spread(op: Op, given: Collection[int]) -> list[Label]:
     """A computed number times a constant vector (a scale that is known at run time) has a position for each channel.
 
     They are new, and go with what the vector meets.
@@ -84,10 +96,9 @@ def _meet(op: Op, label: Label, met: list[Label]) -> Facts:
             yield from fix((label, other), f"{op.node.op_type} joins channels that are split over different axes")
 
 
-def joined(op: Op, index: int, label: Label) -> Facts:
+def joined(op: Op, index: int, label: Label, shift: int) -> Facts:
     """What input `index` is along a label of the output: broadcast, labelled too, a constant, or an obstacle."""
     shape = op.shape(index)
-    shift = len(op.out_shape()) - len(shape)
     spans = [axis for axis in label.axes if axis >= shift and shape[axis - shift] != 1]
     if not spans:
         return
@@ -98,18 +109,3 @@ def joined(op: Op, index: int, label: Label) -> Facts:
     bare = [axis for axis in spans if axis not in own]
     reason = f"{op.node.op_type} joins it with {op.input(index).name!r}, which has no prunable channels"
     yield from hold((label,), bare, reason)
-
-
-@rule("BatchNormalization", "InstanceNormalization")
-def channel_norm(op: Op) -> Facts:
-    """One scale, shift and statistic a channel, and no channel sees another."""
-    others = set(range(len(op.shape()))) - {1}
-    yield from hold(op.labels(), others, f"{op.node.op_type} takes its mean and variance over it")
-    channels = atoms_of(without(op.labels(), others), 1, op.shape()[1])
-    for label in on(0, channels):
-        for index in range(1, len(op.node.inputs)):
-            if op.constant(index):
-                yield Param(index, label)
-            else:
-                yield Fixed(channels, f"{op.node.op_type} takes computed parameters")
-    yield Out(0, tuple(label for label in op.labels() if 1 in label.axes))

@@ -132,7 +132,7 @@ class Index:
     label: Label
 
 
-Kind = Literal["conv", "conv_transpose", "gemm", "matmul", "left_matmul"]
+Kind = Literal["conv", "conv_transpose", "gemm", "matmul", "left_matmul", "recurrent"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +140,9 @@ class Linear:
     """A layer Y = X Wᵀ + b with a constant weight, in `groups` independent blocks.
 
     `features` (groups, F) and `outputs` (groups, n) hold the atom of each column of X and of Y. `refit` is false
-    where columns of X do not mix (depthwise). `macs` counts the multiply–adds of one weight element in the traced run.
-    `decode` makes real numbers of a weight in quanta; `kernel` is the window of a convolution.
+    where columns of X do not mix (depthwise) or X is Y of the step before (recurrent). The Y of a recurrent layer is
+    what its gates take in, `y` the units that those make. `macs` counts the multiply–adds of one weight element in the
+    traced run. `decode` makes real numbers of a weight in quanta; `kernel` is the window of a convolution.
     """
 
     node: ir.Node

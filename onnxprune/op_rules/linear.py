@@ -1,7 +1,7 @@
 """Rules of the layers that multiply by a weight: Conv, ConvTranspose, Gemm, MatMul."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -122,6 +122,26 @@ def convolve(op: Op, places: Places) -> Facts:
         yield Balanced(rows, f"{op.node.op_type} reads {groups} groups of channels")
         yield Balanced(columns, f"{op.node.op_type} writes {groups} groups of channels")
     yield _linear(op, places, rows, columns)
+
+
+@rule("DeformConv")
+def deformable_convolution(op: Op) -> Facts:
+    """A convolution whose windows are computed; every set of windows must read equally many channels."""
+    bent = op.labels(2) + op.labels(4)
+    if not op.constant(1) or (op.has(3) and not op.constant(3)) or op.attr("group", 1) > 1:
+        yield from fix(
+            op.labels(0) + op.labels(1) + op.labels(3) + bent, "DeformConv in groups, or by a computed weight"
+        )
+        return
+    yield from _conv_input(op)
+    yield from fix(bent, "DeformConv reads places from it")
+    inner, outer = op.atoms(1), op.fresh(op.out_shape()[1])
+    yield Out(0, on(1, outer))
+    yield Param(1, Label((1,), inner), contracted=True)
+    yield from (Param(index, Label((0,), outer)) for index in (1, 3) if op.has(index))
+    if (windows := op.attr("offset_group", 1)) > 1:
+        yield Balanced(inner.reshape(windows, -1), f"DeformConv reads through {windows} sets of windows")
+    yield replace(_linear(op, PLAIN, inner[None], outer[None], refit=False), bias=None)
 
 
 @rule("Gemm")

@@ -8,6 +8,7 @@ from onnxprune.op_rules.facts import Facts, Fixed, Out, Param, Summed, Tie
 from onnxprune.op_rules.registry import Op, rule, sliced_along
 
 
+@rule("DequantizeLinear", "QuantizeLinear", domain="com.microsoft")
 @rule("DequantizeLinear", "QuantizeLinear")
 def quantise(op: Op) -> Facts:
     """Position by position; scales and zero points of channels of their own are cut along."""
@@ -16,9 +17,17 @@ def quantise(op: Op) -> Facts:
         if len(label.axes) == 1 or op.attr("block_size", 0):
             yield from grid(op, label)
         elif axis in label.axes:
-            for index in (index for index in (1, 2) if op.has(index)):
-                yield from sliced_along(op, index, label, [axis], axis)
+            yield from _lines_cut(op, label, axis)
     yield Out(0, op.labels())
+
+
+def _lines_cut(op: Op, label: Label, axis: int) -> Facts:
+    """A scale for each line of channels that are spread over axes."""
+    for index in (index for index in (1, 2) if op.has(index)):
+        if op.constant(index):
+            yield from sliced_along(op, index, label, [axis], axis)
+        else:
+            yield Fixed(label.atoms, f"{op.node.name} takes computed scales")
 
 
 @rule("DynamicQuantizeLinear")

@@ -20,7 +20,7 @@ def _one_grid(op: Op, *settings: int) -> Facts:
 def binary(op: Op) -> Facts:
     """Operands and what describes them take turns: A, scale, zero point, B, scale, zero point."""
     yield from _one_grid(op, 1, 2, 4, 5, 6, 7)
-    yield from aligned(op, (0, 3))
+    yield Out(0, (yield from aligned(op, (0, 3))))
 
 
 @rule("QLinearLeakyRelu", "QLinearSigmoid", domain=CONTRIB)

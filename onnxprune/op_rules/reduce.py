@@ -1,7 +1,7 @@
 """Rules of the operators that gather values along axes: pooling, reductions, softmax, normalisation."""
 
 from onnxprune.labels import Labels, apart_from, on, reshaped, touching
-from onnxprune.op_rules.facts import Facts, Out
+from onnxprune.op_rules.facts import Facts, Fixed, Out
 from onnxprune.op_rules.registry import Op, averaged, fix, hold, rule, sliced_along, without
 
 POOLS = ["AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool"]
@@ -15,6 +15,8 @@ def pool(op: Op) -> Facts:
     yield from fix(apart_from(op.labels(), [1]), f"{op.node.op_type} slides over its axis")
     channels = op.atoms(1)
     yield from fix(tuple(x for x in op.labels() if 1 in x.axes and len(x.axes) > 1), "its channels are split over axes")
+    if any(reader.op_type != "MaxUnpool" for value in op.node.outputs[1:] for reader, _ in value.uses()):
+        yield Fixed(channels, "the indices of MaxPool count over all its channels")
     for index in op.outputs():
         yield Out(index, on(1, channels))
 

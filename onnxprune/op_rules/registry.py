@@ -1,7 +1,7 @@
 """The table of operator rules, and what a rule sees of a node."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ class Op:
     fresh: Callable[[int], Atoms]
     opened: Collection[str] = ()
     computed: Collection[ir.Value] = ()
+    asked: set[int] = field(default_factory=set)
 
     @property
     def domain(self) -> str:
@@ -56,6 +57,7 @@ class Op:
 
     def labels(self, index: int = 0) -> Labels:
         """The labels of an input; constants and missing inputs have none."""
+        self.asked.add(index)
         return self.labelled.get(self.input(index), ()) if self.has(index) else ()
 
     def atoms(self, axis: int, index: int = 0) -> Atoms:
@@ -112,6 +114,13 @@ def fix(labels: Labels, reason: str) -> Facts:
     """Fix every atom of these labels."""
     for label in labels:
         yield Fixed(label.atoms, reason)
+
+
+def unasked(op: Op) -> Facts:
+    """Fix the labels of inputs behind the first that a rule did not ask for: to it they are settings."""
+    for index in range(1, len(op.node.inputs)):
+        if index not in op.asked:
+            yield from fix(op.labels(index), f"{op.node.op_type} takes it as a setting")
 
 
 def stays_whole(label: Label, axis: int) -> Tie:

@@ -27,7 +27,8 @@ def stored(value: ir.Value) -> ir.Value | None:
         node = value.producer()
         if node is None:
             return value if value.const_value is not None else None
-        given = node.inputs[0] if node.op_type in INVERSES and node.domain in ("", "ai.onnx") else None
+        known = node.op_type in INVERSES and node.domain in ("", "ai.onnx", "com.microsoft")
+        given = node.inputs[0] if known else None
         if given is None or any(v is not None and not v.is_initializer() for v in node.inputs[1:]):
             return None
         value = given

@@ -1,0 +1,114 @@
+"""Compute values of a model, of a large one piece by piece: no more than the weights of a few layers are in memory.
+
+The same nodes run on the same inputs, one session after the other instead of in one, so nothing is estimated.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.graph import Array, array_of, captured_values, values_by_name
+from onnxprune.runtime import open_session, run
+from onnxprune.serialise import LARGE, release, tensor_bytes
+
+PIECE = 64_000_000
+"""Bytes of weights of one piece; a node that reads more is a piece of its own."""
+
+
+def compute(
+    model: ir.Model, feeds: Mapping[str, Array], outputs: Sequence[str], tensors: Collection[str]
+) -> dict[str, Array]:
+    """The values named in `outputs`, by name, in that order; `model` is not changed.
+
+    A piece ends only where everything handed on to the next ones is a plain tensor: one of the feeds or of `tensors`.
+
+    Raises BadInput where onnxruntime cannot load or run the model, or a name is unknown.
+    """
+    if tensor_bytes(model) <= LARGE:
+        whole = list(outputs) == [value.name for value in model.graph.outputs]
+        return run(open_session(model) if whole else open_session(model, inputs=list(feeds), outputs=outputs), feeds)
+    model = model.clone()
+    values = values_by_name(model)
+    here: dict[str, Array] = {**feeds}
+    here |= {name: array_of(values[name]) for name in outputs if name in values and _constant(values[name])}
+    for piece in _pieces(model, outputs, {*tensors, *feeds, *outputs}):
+        session = open_session(model, inputs=piece.inputs, outputs=piece.outputs, lent=True)
+        # Copies: what the runtime lends keeps the session alive, and all its weights.
+        found = {name: np.array(array) for name, array in run(session, {n: here[n] for n in piece.inputs}).items()}
+        del session
+        for value in piece.constants:
+            release(value.const_value)
+        for name, array in found.items():
+            values[name].type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+        here = {name: array for name, array in (here | found).items() if name in piece.later}
+    return {name: here[name] for name in outputs}
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """Some nodes in a row: what they read from before them, what they make for later, and all that is still needed."""
+
+    inputs: list[str]
+    outputs: list[str]
+    later: frozenset[str]
+    constants: list[ir.Value]
+
+
+def _pieces(model: ir.Model, outputs: Sequence[str], tensors: Collection[str]) -> Iterable[_Piece]:
+    nodes = _needed(model, set(outputs))
+    reads = [{value for value in _inputs(node) if value.name} for node in nodes]
+    last: dict[str, int] = dict.fromkeys(outputs, len(nodes))
+    for number, own in enumerate(reads):
+        last |= {value.name or "": number for value in own if last.get(value.name or "", -1) < number}
+    start = 0
+    for stop in _ends(nodes, reads, last, tensors):
+        made = {value.name or "" for node in nodes[start:stop] for value in node.outputs if value.name}
+        read = set().union(*reads[start:stop])
+        constants = [value for value in read if _constant(value)]
+        inputs = {value.name or "" for value in read if not _constant(value)} - made
+        later = frozenset(name for name, use in last.items() if use >= stop)
+        if made & later:
+            yield _Piece(sorted(inputs), sorted(made & later), later, constants)
+        start = stop
+
+
+def _ends(
+    nodes: Sequence[ir.Node], reads: Sequence[set[ir.Value]], last: Mapping[str, int], tensors: Collection[str]
+) -> list[int]:
+    """Where pieces end: as late as the weights allow, and not while a sequence or the like is on its way."""
+    ends, busy = [], -1
+    held: set[ir.Value] = set()
+    for number, node in enumerate(nodes):
+        own = {value for value in reads[number] if _constant(value)}
+        if number and _bytes(held | own) > PIECE and busy < number:
+            ends.append(number)
+            held = set()
+        held |= own
+        busy = max([busy, *(last.get(v.name or "", -1) for v in node.outputs if v.name not in tensors)])
+    return [*ends, len(nodes)]
+
+
+def _needed(model: ir.Model, wanted: set[str]) -> list[ir.Node]:
+    """The nodes that the wanted values are computed from, in order."""
+    found = []
+    for node in reversed(list(model.graph)):
+        if any(value.name in wanted for value in node.outputs):
+            wanted.update(value.name or "" for value in _inputs(node))
+            found.append(node)
+    return found[::-1]
+
+
+def _inputs(node: ir.Node) -> list[ir.Value]:
+    """What a node reads, and what the bodies in it read, their own values left out."""
+    inside = (value for value in captured_values(node) if value.graph is node.graph)
+    return [value for value in (*node.inputs, *inside) if value is not None]
+
+
+def _constant(value: ir.Value) -> bool:
+    return value.const_value is not None
+
+
+def _bytes(constants: Iterable[ir.Value]) -> int:
+    return sum(value.const_value.nbytes for value in constants if value.const_value is not None)
