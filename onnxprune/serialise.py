@@ -56,7 +56,7 @@ def large_initializers(model: ir.Model) -> list[ir.Value]:
         and value.const_value.dtype in _FLOATS
         and value.const_value.nbytes >= _LARGE
         and value not in inputs
-        and value.uses()
+        and (value.uses() or value.is_graph_output())
     ]
 
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxprune.graph import bodies, every_node
@@ -12,7 +13,8 @@ from onnxprune.op_rules.registry import hold, labelled_axis
 from onnxprune.trace import ARITHMETIC, PASSING, Origin, Trace
 
 REAL = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
-CARRYING = {*PASSING, *ARITHMETIC, "Concat", "Gather", "Slice", "Shape"}
+CARRYING = {*PASSING, *ARITHMETIC, "Concat", "Gather", "Slice", "Shape", "Where"}
+COMPARING = ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")
 
 
 def loose_sizes(
@@ -31,7 +33,7 @@ def loose_sizes(
     found: list[Fact] = []
     for node in nodes:
         for index, value in enumerate(node.inputs):
-            if value is not None and not _carries(node, index, trace):
+            if value is not None and not (_carries(node, index, trace) or _compared_with_none(node, index, trace)):
                 loose = _sizes_in(value, seen.get((node, index), set()), trace, labelled)
                 found += _pinned(node, index, loose) or _held(loose, node.name or node.op_type)
         for value in (value for body in bodies(node) for value in body.outputs):
@@ -44,9 +46,16 @@ def loose_sizes(
 def _carries(node: ir.Node, index: int, trace: Trace) -> bool:
     """Whether a node only hands the integers at this input on, to readers that are looked at in turn."""
     numbers = trace.integers(node.outputs[0]) if node.op_type in CARRYING else None
-    if numbers is None or not (index == 0 or node.op_type in ("Concat", *ARITHMETIC)):
+    if numbers is None or not (index == 0 or node.op_type in ("Concat", "Where", *ARITHMETIC)):
         return False
     return all(trace.origin(node.outputs[0], element) is not None for element in range(numbers.size))
+
+
+def _compared_with_none(node: ir.Node, index: int, trace: Trace) -> bool:
+    """Whether sizes are compared with −1 or 0 (is it given?): they never are, whatever goes."""
+    other = node.inputs[1 - index] if node.op_type in COMPARING and index < 2 else None
+    numbers = trace.integers(other) if other is not None and other.const_value is not None else None
+    return numbers is not None and bool(np.all(numbers <= 0))
 
 
 Loose = list[tuple[Origin, Label, int]]

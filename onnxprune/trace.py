@@ -54,7 +54,7 @@ class Origin:
 
 
 PASSING = ("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape")
-ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Abs", "Neg", "Where")
+ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Abs", "Neg")
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +109,8 @@ class Trace:
             return self._origin_in_concat(node, at.element, alone)
         if node.op_type in ("Gather", "Slice"):
             return self._origin_picked(node, at.element, alone)
+        if node.op_type == "Where":
+            return self._origin_chosen(node, at.element, alone)
         if node.op_type in ARITHMETIC:
             return self._origin_computed(node, at.element, int(numbers[at.element]), alone)
         return None
@@ -136,6 +138,16 @@ class Trace:
         leaves = tuple(dict.fromkeys(leaf for side in sides for leaf in side.leaves))
         free = node.op_type == "Mul" or (node.op_type == "Div" and not sides[1].leaves)
         return Origin(current, alone, leaves, free and all(side.proportional for side in sides), direct=False)
+
+    def _origin_chosen(self, node: ir.Node, element: int, alone: Place | None) -> Origin | None:
+        """The operand that the run chose."""
+        chosen = self.integers(node.inputs[0]) if node.inputs[0] is not None else None
+        if chosen is None:
+            return None
+        place = 1 if chosen[element if chosen.size > 1 else 0] else 2
+        value = node.inputs[place]
+        numbers = self.integers(value) if value is not None else None
+        return None if numbers is None else self._origin_at(node, place, element if numbers.size > 1 else 0, alone)
 
     def _origin_in_concat(self, node: ir.Node, element: int, alone: Place | None) -> Origin | None:
         for place, value in enumerate(node.inputs):
@@ -193,7 +205,8 @@ def _seen(model: ir.Model, feeds: Feeds) -> tuple[dict[str, Shape], dict[str, np
     short = [name for name, shape in shapes.items() if len(shape) <= 1 and np.prod(shape) <= LONGEST_SHAPE]
     short = [name for name in short if name not in feeds]
     values = compute(model, feeds, short, shapes.keys()) if short else {}
-    return shapes, {n: v.reshape(-1) for n, v in values.items() if np.issubdtype(v.dtype, np.integer)}
+    kinds = (np.integer, np.bool_)
+    return shapes, {n: v.reshape(-1) for n, v in values.items() if issubclass(v.dtype.type, kinds)}
 
 
 def _computed_shapes(model: ir.Model, feeds: Feeds) -> Mapping[str, Integers]:
@@ -235,6 +248,6 @@ def _described(feeds: Feeds) -> str:
 
 
 def _small_integers(tensor: ir.TensorProtocol) -> Integers | None:
-    if not tensor.dtype.is_integer() or tensor.size > LONGEST_SHAPE:
+    if not (tensor.dtype.is_integer() or tensor.dtype == ir.DataType.BOOL) or tensor.size > LONGEST_SHAPE:
         return None
     return tensor.numpy().astype(np.int64).reshape(-1)

@@ -141,10 +141,11 @@ def test_inspect_tells_groups_costs_and_what_is_closed(folder: Path, capsys: pyt
     assert [(c["width"], c["reason"]) for c in found["closed"]] == [(4, "it is an output of the model")]
     assert {"c0_w", "h0"} <= set(first["names"])
     assert found["inputs"] == [{"name": "x", "dtype": "float", "shape": ["N", 3, 8, 8]}]
-    ran("inspect", "in.onnx", "--verbose", "--keep", "c0_w")
+    ran("inspect", "in.onnx", "--verbose", "--keep", "c0_w", "--calib", "calib.npz")
     out = capsys.readouterr().out
     assert "--keep names it" in out
     assert "x: float (N, 3, 8, 8)" in out
+    assert "of the parameters remain with half of every group gone" in out
 
 
 def test_bench_times_models_in_turn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,7 +75,7 @@ def expand(op: Op) -> Facts:
         for position, axis in enumerate(label.axes):
             if axis >= skipped:
                 yield from follows(op, 1, axis - skipped, label, position)
-    for axis in range(skipped, len(op.out_shape())):
+    for axis in range(skipped, len(op.out_shape())) if op.constant(0) else ():
         if axis < shift or op.shape()[axis - shift] == 1:
             kept += yield from repeated(op, 1, axis - skipped, axis)
     yield Out(0, kept)
