@@ -23,8 +23,9 @@ class CostModel:
     """Counts of every constant's elements as a product of forms that are linear in the widths of the groups.
 
     `rest` (T,) elements on unlabelled axes; `forms` K of them, padded with 1; `weight_macs` (T,) multiply–adds of one
-    element a sample; `stored` (T,) 1 for constants, 0 for products of activations; `fixed_macs` what no width changes;
-    `came` the elements of the model as it came, with BatchNorms and without the biases that were added.
+    element a sample; `stored` (T,) 1 for constants of the file, 0 for computed ones and products of activations;
+    `fixed_macs` what no width changes; `came` the elements of the model as it came, with BatchNorms and without the
+    biases that were added.
     """
 
     rest: Float
@@ -124,11 +125,13 @@ def cost_model(analysis: Analysis, original: ir.Model | None = None) -> CostMode
     `original` is the model before layers were folded and given biases, if not the same.
     """
     owner, batch = _owners(analysis), max(analysis.trace.batch, 1)
-    macs: dict[object, float] = {}
+    macs: dict[ir.Value, float] = {}
     for linear in analysis.linears:
         macs[linear.weight] = macs.get(linear.weight, 0.0) + linear.macs / batch
     slots = analysis.param_slots()
     values = constants(analysis.model)
+    stored = len(values)
+    values += [value for value in macs if value.const_value is None]
     labels = [{slot.label.axes: slot.label for slot in slots.get(value, [])} for value in values]
     rest = [_unlabelled(analysis.trace.shape(v), own) for v, own in zip(values, labels, strict=True)]
     weight_macs = [macs.get(value, 0.0) for value in values]
@@ -139,12 +142,12 @@ def cost_model(analysis: Analysis, original: ir.Model | None = None) -> CostMode
     most = max((len(own) for own in labels), default=0)
     by_rank = [[(t, list(own.values())[k]) for t, own in enumerate(labels) if len(own) > k] for k in range(most)]
     fixed = sum(product.macs for product in analysis.products if product.label is None) / batch
-    stored = np.arange(len(labels)) < len(values)
+    is_stored = np.arange(len(labels)) < stored
     return CostModel(
         np.array(rest),
         tuple(_forms(rows, len(labels), owner) for rows in by_rank),
         np.array(weight_macs),
-        stored.astype(np.float64),
+        is_stored.astype(np.float64),
         fixed,
         owner.full,
         owner.combined,

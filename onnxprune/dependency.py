@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxprune.constants import computed_constants
 from onnxprune.graph import bodies, callee, why_not_inlined
 from onnxprune.grouping import Closed, Group, Slot, group_units
 from onnxprune.labels import Atoms, Label, Labels
 from onnxprune.op_rules import RULES, Op
 from onnxprune.op_rules.barriers import BARRIERS
+from onnxprune.op_rules.computed import sources
 from onnxprune.op_rules.facts import (
     Balanced,
     Fact,
@@ -76,9 +78,9 @@ class Ledger:
             self.labels[value] = fact.labels
             self.slots += [Slot(value, label) for label in fact.labels]
         elif isinstance(fact, Param):
-            self.slots.append(Slot(_given(node, fact.index), fact.label, fact.contracted, node))
+            self.slots.append(Slot(_given(node, fact.index), fact.label, fact.contracted, node, fact.nothing))
         elif isinstance(fact, Summed):
-            self.summed.append(Slot(_given(node, fact.index), fact.label, True, node))
+            self.summed.append(Slot(_given(node, fact.index), fact.label, True, node, zero=fact.zero))
         elif isinstance(fact, Part):
             self.parts.append(Slot(_given(node, 0), fact.label, False, node))
         elif isinstance(fact, Lines):
@@ -184,7 +186,7 @@ def analyse(model: ir.Model, trace: Trace, opened: Collection[str] = ()) -> Anal
 
 def _collect(model: ir.Model, trace: Trace, opened: Collection[str]) -> Ledger:
     ledger = Ledger()
-    _enter_nodes(model.graph, _Seen(model, trace, opened), ledger)
+    _enter_nodes(model.graph, _Seen(model, trace, opened, computed_constants(model)), ledger)
     for value in model.graph.outputs:
         _fix_all(ledger, ledger.labels.get(value, ()), "it is an output of the model")
     _join_shared_constants(ledger)
@@ -200,6 +202,12 @@ class _Seen:
     model: ir.Model
     trace: Trace
     opened: Collection[str]
+    computed: Collection[ir.Value]
+
+    def op(self, node: ir.Node, ledger: Ledger) -> Op:
+        """The node as a rule sees it."""
+        opset = self.model.opset_imports.get(node.domain, self.model.opset_imports.get("", 1))
+        return Op(node, opset, ledger.labels, self.trace, ledger.fresh, self.opened, self.computed)
 
 
 def _enter_nodes(graph: ir.Graph, seen: _Seen, ledger: Ledger, body: bool = False) -> None:
@@ -210,12 +218,22 @@ def _enter_nodes(graph: ir.Graph, seen: _Seen, ledger: Ledger, body: bool = Fals
     for node in graph:
         for inner in bodies(node):
             _enter_nodes(inner, seen, ledger, body=True)
-        for fact in _facts(node, seen, ledger):
-            ledger.enter(node, replace(fact, refit=False) if body and isinstance(fact, Linear) else fact)
+        facts = () if all(value in seen.computed for value in node.outputs) else _facts(node, seen, ledger)
+        for fact in facts:
+            _enter(node, replace(fact, refit=False) if body and isinstance(fact, Linear) else fact, seen, ledger)
+
+
+def _enter(node: ir.Node, fact: Fact, seen: _Seen, ledger: Ledger) -> None:
+    """File a fact; what cuts a computed constant also cuts what that is computed from."""
+    ledger.enter(node, fact)
+    producer = _given(node, fact.index).producer() if isinstance(fact, Param) else None
+    if producer is not None and isinstance(fact, Param):
+        for behind in sources(seen.op(producer, ledger), fact):
+            _enter(producer, behind, seen, ledger)
 
 
 def _facts(node: ir.Node, seen: _Seen, ledger: Ledger) -> Iterable[Fact]:
-    known = RULES.get(_key(node))
+    op, known = seen.op(node, ledger), RULES.get(_key(node))
     values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.name]
     unknown = [value for value in values if not seen.trace.knows(value)]
     if known is None or unknown:
@@ -226,8 +244,6 @@ def _facts(node: ir.Node, seen: _Seen, ledger: Ledger) -> Iterable[Fact]:
             f"{node.op_type} ({node.name}) {_unruled(seen.model, node) if known is None else 'is not known to run'}"
         )
         return [Fixed(label.atoms, reason) for label in given]
-    opset = seen.model.opset_imports.get(node.domain, seen.model.opset_imports.get("", 1))
-    op = Op(node, opset, ledger.labels, seen.trace, ledger.fresh, seen.opened)
     return chain(known(op), unasked(op))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxprune.graph import Array
 from onnxprune.labels import WHOLE, Atoms, Label
 from onnxprune.op_rules.facts import Linear
 from onnxprune.units import Classes, Units, classes_of
@@ -17,12 +18,18 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """A labelled place: an activation, or (with `reader`) a constant; `contracted` where the reader sums over it."""
+    """A labelled place: an activation, or (with `reader`) a constant; `contracted` where the reader sums over it.
+
+    What `nothing` holds contributes nothing to that sum, or the reader's input `zero`; None: zero does. A constant may
+    be computed from others.
+    """
 
     value: ir.Value
     label: Label
     contracted: bool = False
     reader: ir.Node | None = None
+    nothing: Array | None = None
+    zero: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

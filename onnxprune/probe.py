@@ -4,7 +4,7 @@ Layer errors cannot be compared across layers. So channels are taken away, their
 from the statistics of sweep 1, and the network behind them run on a few inputs.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -14,9 +14,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune.calibration.least_squares import refit
+from onnxprune.constants import computed_constants, constant_array
 from onnxprune.criteria.curve import CURVE_RIDGE
 from onnxprune.dependency import Analysis
-from onnxprune.graph import Array, array_of, captured_values, values_by_name
+from onnxprune.graph import Array, captured_values, values_by_name
 from onnxprune.layers import Layer
 from onnxprune.native import F64
 from onnxprune.runtime import open_session, run
@@ -41,6 +42,7 @@ class Prober:
     layers: Mapping[str, Layer]
     judged: tuple[str, ...]
     known: Mapping[str, Array]
+    constants: Mapping[ir.Value, Array]
 
     def damage(self, trials: Sequence[Kept]) -> list[float]:
         """The outputs' squared error over their variance, for each of some cuts; those of neighbours cost least."""
@@ -49,8 +51,8 @@ class Prober:
             return [0.0 for _ in trials]
         session = _open_tail(self.model, constants, self.judged)
         known = {given.name: self.known[given.name] for given in session.get_inputs() if given.name in self.known}
-        known |= {value.name or "": array_of(value) for value in constants}
-        return [self._error(run(session, known | _weights(trial, self.layers))) for trial in trials]
+        known |= {value.name or "": self.constants[value] for value in constants}
+        return [self._error(run(session, known | _weights(trial, self.layers, self.constants))) for trial in trials]
 
     def _error(self, found: Mapping[str, Array]) -> float:
         return sum(_relative(self.known[name], y) for name, y in found.items())
@@ -66,18 +68,18 @@ def open_prober(
     reads = {name for constants in changed for name in _reads(analysis.model, constants)}
     computed = sorted((reads | set(judged)) - set(feeds))
     known = {**feeds, **run(open_session(analysis.model, outputs=computed), feeds)}
-    return Prober(_typed(analysis.model, chain.from_iterable(changed), known), by_name, tuple(judged), known)
+    constants = {value: constant_array(analysis.model, value) for value in chain.from_iterable(changed)}
+    return Prober(_typed(analysis.model, constants, known), by_name, tuple(judged), known, constants)
 
 
-def _typed(model: ir.Model, constants: Iterable[ir.Value], known: Mapping[str, Array]) -> ir.Model:
+def _typed(model: ir.Model, constants: Mapping[ir.Value, Array], known: Mapping[str, Array]) -> ir.Model:
     """A copy in which all that a tail may start from has a dtype: a cut needs that of its inputs."""
     model = model.clone()
     values = values_by_name(model)
     for name in known.keys() & values.keys():
         values[name].type = ir.TensorType(ir.DataType.from_numpy(known[name].dtype))
-    for constant in constants:
-        assert constant.const_value is not None
-        values[constant.name or ""].type = ir.TensorType(constant.const_value.dtype)
+    for constant, array in constants.items():
+        values[constant.name or ""].type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
     return model
 
 
@@ -119,7 +121,8 @@ def _reads(model: ir.Model, constants: Sequence[ir.Value]) -> set[str]:
     behind = _downstream(model, [value.name or "" for value in constants])
     made = {value.name for node in behind for value in node.outputs}
     before = {value.name for value in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs))} - made
-    return {v.name or "" for n in behind for v in _inputs(n) if v.const_value is None and v.name in before}
+    fixed = {value.name for value in computed_constants(model)}
+    return {v.name or "" for n in behind for v in _inputs(n) if v.const_value is None and v.name in before - fixed}
 
 
 def _inputs(node: ir.Node) -> list[ir.Value]:
@@ -135,7 +138,7 @@ def _open_tail(model: ir.Model, constants: Sequence[ir.Value], judged: Sequence[
     return open_session(model, inputs=[*sorted(_reads(model, constants)), *names], outputs=outputs, threads=1)
 
 
-def _weights(trial: Kept, layers: Mapping[str, Layer]) -> dict[str, Array]:
+def _weights(trial: Kept, layers: Mapping[str, Layer], constants: Mapping[ir.Value, Array]) -> dict[str, Array]:
     """The readers' weights and biases after a refit on the kept units of all groups, zeros at the others."""
     stays: dict[tuple[str, int], tuple[Judge, npt.NDArray[np.bool_]]] = {}
     for one, width in trial:
@@ -146,25 +149,28 @@ def _weights(trial: Kept, layers: Mapping[str, Layer]) -> dict[str, Array]:
             mask &= (channel < 0) | np.isin(channel, kept)
     feeds: dict[str, Array] = {}
     for name in {layer for layer, _ in stays}:
-        feeds |= _layer_feeds(layers[name], {block: found for (layer, block), found in stays.items() if layer == name})
-    return feeds | _loop_feeds(trial)
+        own = {block: found for (layer, block), found in stays.items() if layer == name}
+        feeds |= _layer_feeds(layers[name], constants, own)
+    return feeds | _loop_feeds(trial, constants)
 
 
-def _loop_feeds(trial: Kept) -> dict[str, Array]:
+def _loop_feeds(trial: Kept, constants: Mapping[ir.Value, Array]) -> dict[str, Array]:
     """Zeros where the kept units would read those that go."""
     feeds: dict[str, Array] = {}
     for one, width in trial:
         gone = one.group.units[~np.isin(one.group.member, one.selection.keep(width))]
         for linear in one.group.loops:
-            original = array_of(linear.weight)
+            original = constants[linear.weight]
             stays = ~np.isin(linear.features, gone)[:, None]
             shaped = from_matrix(linear, to_matrix(linear, original) * stays, original.shape)
             feeds[linear.weight.name or ""] = np.asarray(shaped, original.dtype)
     return feeds
 
 
-def _layer_feeds(layer: Layer, blocks: Mapping[int, tuple[Judge, npt.NDArray[np.bool_]]]) -> dict[str, Array]:
-    original = array_of(layer.linear.weight)
+def _layer_feeds(
+    layer: Layer, constants: Mapping[ir.Value, Array], blocks: Mapping[int, tuple[Judge, npt.NDArray[np.bool_]]]
+) -> dict[str, Array]:
+    original = constants[layer.linear.weight]
     weight = to_matrix(layer.linear, original).astype(np.float64)
     shift = np.zeros(weight.shape[:2])
     for block, (judge, mask) in blocks.items():
@@ -172,7 +178,7 @@ def _layer_feeds(layer: Layer, blocks: Mapping[int, tuple[Judge, npt.NDArray[np.
     shaped = from_matrix(layer.linear, weight, original.shape)
     feeds = {layer.linear.weight.name or "": np.ascontiguousarray(shaped, original.dtype)}
     if layer.bias is not None:
-        bias = array_of(layer.bias)
+        bias = constants[layer.bias]
         vector = to_vector(layer.linear, bias) + shift.reshape(-1)
         feeds[layer.bias.name or ""] = from_vector(layer.linear, vector, bias).astype(bias.dtype)
     return feeds

@@ -3,8 +3,15 @@
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.constants import constant_array
 from onnxprune.graph import Array, sole_reader
 from onnxprune.op_rules.facts import Linear
+
+
+def weight_of(model: ir.Model, linear: Linear) -> Array:
+    """The weight of a layer as real numbers; where it is kept in quanta, what those stand for."""
+    array = constant_array(model, linear.weight)
+    return array if linear.decode is None else linear.decode(array)
 
 
 def to_matrix(linear: Linear, weight: Array) -> Array:
@@ -20,7 +27,7 @@ def to_matrix(linear: Linear, weight: Array) -> Array:
         return np.swapaxes(blocks, 1, 2).reshape(groups, weight.shape[1], -1)
     if linear.kind == "recurrent":
         return weight.reshape(linear.groups, -1, weight.shape[-1])
-    matrix = weight.reshape(int(np.prod(weight.shape[: _leading(linear)])), -1)
+    matrix = weight.reshape(int(np.prod(weight.shape[: _leading(linear, weight.shape)])), -1)
     return (matrix if _rows_first(linear) else matrix.T)[None]
 
 
@@ -54,12 +61,10 @@ def _own_part(linear: Linear, bias: Array) -> Array:
     return bias[:, : bias.shape[1] // 2] if linear.kind == "recurrent" else bias
 
 
-def _leading(linear: Linear) -> int:
+def _leading(linear: Linear, shape: tuple[int, ...]) -> int:
     """How many axes of the weight are the matrix's first: an Einsum's weight may spread either side over several."""
-    tensor = linear.weight.const_value
-    assert tensor is not None
     wanted = (linear.outputs if _rows_first(linear) else linear.features).shape[1]
-    sizes = np.cumprod(tensor.shape.numpy())
+    sizes = np.cumprod(shape)
     return int(np.argmax(sizes == wanted)) + 1
 
 
@@ -82,10 +87,11 @@ def bias_behind(matmul: ir.Node) -> ir.Value | None:
     """The constant vector that the only reader of a MatMul adds to it, one number an output column."""
     add = sole_reader(matmul.outputs[0])
     weight = matmul.inputs[1]
-    if add is None or add.op_type != "Add" or weight is None or weight.const_value is None:
+    columns = weight.shape[-1] if weight is not None and weight.shape is not None else None
+    if add is None or add.op_type != "Add":
         return None
     other = next((v for v in add.inputs if v is not matmul.outputs[0]), None)
     if other is None or other.const_value is None or len(other.uses()) != 1:
         return None
     shape = tuple(other.const_value.shape)
-    return other if shape == (weight.const_value.shape[-1],) else None
+    return other if shape == (columns,) else None

@@ -35,7 +35,7 @@ def remove(analysis: Analysis, keep: Keep) -> ir.Model:
     values = values_by_name(model)
     for original, slots in analysis.param_slots().items():
         labels = [slot.label for slot in slots]
-        if any(_loses(label, keep) for label in labels):
+        if original.const_value is not None and any(_loses(label, keep) for label in labels):
             _cut(values[original.name or ""], original, labels, keep)
     _renumber(model, [index for index in analysis.indices if _loses(index.label, keep)], keep)
     _rewrite_sizes(analysis, model, keep)
@@ -203,7 +203,7 @@ def _update_shapes(analysis: Analysis, values: dict[str, ir.Value], keep: Keep) 
     """Declared sizes of the axes that lost channels follow; where an axis is factored they are left out."""
     for slot in analysis.slots:
         value = values[slot.value.name or ""]
-        if slot.reader is not None or value.shape is None or not _loses(slot.label, keep):
+        if value.const_value is not None or value.shape is None or not _loses(slot.label, keep):
             continue
         dims: list[int | ir.SymbolicDim | None] = list(value.shape.dims)
         for axis in slot.label.axes:

@@ -73,11 +73,12 @@ def proto(model: ir.Model) -> onnx.ModelProto:
     return ir.to_proto(model)
 
 
-def masks(analysis: Analysis, keep: Keep) -> dict[str, np.ndarray]:
-    """A 0/1 mask for every computed value that has labels."""
+def masks(analysis: Analysis, keep: Keep, any_type: bool = False) -> dict[str, np.ndarray]:
+    """A 0/1 mask for every computed value that has labels; of those known to be whole numbers only if `any_type`."""
     found: dict[str, np.ndarray] = {}
     for slot in analysis.slots:
-        if slot.reader is None and (slot.value.dtype is None or slot.value.dtype.is_floating_point()):
+        whole = slot.value.dtype is not None and not slot.value.dtype.is_floating_point()
+        if slot.reader is None and (any_type or not whole):
             rank = len(analysis.trace.shape(slot.value))
             dims = [1] * rank
             for axis, size in zip(slot.label.axes, slot.label.atoms.shape, strict=True):

@@ -25,8 +25,6 @@ _STANDARD = {
     BODY: "SequenceMap",
     LOSS: "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss",
     IMAGES: "ImageDecoder",
-    QUANTISED: "ConvInteger DequantizeLinear DynamicQuantizeLinear MatMulInteger QLinearConv QLinearMatMul "
-    "QuantizeLinear",
     RECURRENT: "CausalConvWithState GRUUnit LinearAttention",
     ATTENTION: "DisentangledAttention_TRT",
     PLACES: "EfficientNMS_TRT MultilevelCropAndResize_TRT NonMaxSuppression PyramidROIAlign_TRT Unique",
@@ -38,12 +36,10 @@ _STANDARD = {
 _FUSED = {
     MADE_ANEW: "BiasDropout BitmaskBiasDropout BitmaskDropout",
     STRINGS: "MurmurHash3 NGramHashMapping NGramRepeatBlock Tokenizer VarlenNGramHashMapping WordConvEmbedding",
-    QUANTISED: "DequantizeBFP DequantizeLinear DequantizeWithOrder DynamicQuantizeLSTM DynamicQuantizeMatMul "
-    "GatherBlockQuantized GemmFloat8 MatMulBlockQuantizedFp4Weight MatMulBlockQuantizedFp8Weight MatMulBnb4 MatMulFpQ4 "
-    "MatMulInteger16 MatMulIntegerToFloat MatMulNBits MatMulNBitsMlp MatMulNBitsQkv MulInteger QAttention "
-    "QEmbedLayerNormalization QGemm QLinearAdd QLinearAveragePool QLinearConcat QLinearConv QLinearGlobalAveragePool "
-    "QLinearLeakyRelu QLinearMul QLinearReduceMean QLinearSigmoid QLinearSoftmax QLinearWhere QMoE QOrderedAttention "
-    "QOrderedGelu QOrderedLayerNormalization QOrderedLongformerAttention QOrderedMatMul QuantizeBFP QuantizeLinear "
+    QUANTISED: "DequantizeBFP DequantizeWithOrder DynamicQuantizeLSTM GatherBlockQuantized GemmFloat8 "
+    "MatMulBlockQuantizedFp4Weight MatMulBlockQuantizedFp8Weight MatMulBnb4 MatMulFpQ4 MatMulInteger16 MatMulNBitsMlp "
+    "MatMulNBitsQkv MulInteger QAttention QEmbedLayerNormalization QLinearConv QLinearReduceMean QLinearWhere QMoE "
+    "QOrderedAttention QOrderedGelu QOrderedLayerNormalization QOrderedLongformerAttention QOrderedMatMul QuantizeBFP "
     "QuantizeWithOrder ReduceSumInteger",
     RECURRENT: "AttnLSTM CausalConvWithState GatedDeltaNet LinearAttention LinearAttentionGate "
     "VarlenCausalConvWithState",

@@ -1,6 +1,7 @@
 """Rules of the operators that work position by position: their inputs' labels are tied, broadcast axes excepted."""
 
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
+from math import prod
 
 from onnxprune.labels import Label, Labels, apart_from
 from onnxprune.op_rules.facts import Fact, Facts, Fixed, Out, Tie
@@ -35,9 +36,13 @@ def unary(op: Op) -> Facts:
 @rule(*BROADCAST)
 def broadcast(op: Op) -> Facts:
     """Labels of all inputs meet on the output's axes, aligned at the right; constants are sliced along."""
+    yield Out(0, (yield from aligned(op, range(len(op.node.inputs)))))
+
+
+def aligned(op: Op, operands: Iterable[int]) -> Generator[Fact, None, Labels]:
+    """The labels of the output, where these inputs are aligned at the right; the others are settings."""
     rank = len(op.out_shape())
-    shifts = {i: rank - len(op.shape(i)) for i in range(len(op.node.inputs)) if op.has(i)}
-    yield Out(0, (yield from together(op, shifts)))
+    return (yield from together(op, {i: rank - len(op.shape(i)) for i in operands if op.has(i)}))
 
 
 def together(op: Op, shifts: Mapping[int, int], apart: Collection[int] = ()) -> Generator[Fact, None, Labels]:
@@ -50,10 +55,23 @@ def together(op: Op, shifts: Mapping[int, int], apart: Collection[int] = ()) -> 
     for index, shift in shifts.items():
         for label in apart_from(tuple(label.moved(shift) for label in op.labels(index)), apart):
             yield from _meet(op, label, met)
+    met = met or _spread(op, shifts)
     for index, shift in shifts.items():
         for label in met:
-            yield from _join(op, index, label, shift)
+            yield from joined(op, index, label, shift)
     return tuple(x for x in met if all(shape[a] == d for a, d in zip(x.axes, x.atoms.shape, strict=True)))
+
+
+def _spread(op: Op, given: Collection[int]) -> list[Label]:
+    """A computed number times a constant vector (a scale that is known at run time) has a position for each channel.
+
+    They are new, and go with what the vector meets.
+    """
+    long = [axis for axis, width in enumerate(op.out_shape()) if width > 1]
+    single = [i for i in given if not op.constant(i) and prod(op.shape(i)) == 1]
+    if len(long) != 1 or not single or any(not op.constant(i) for i in given if i not in single):
+        return []
+    return [Label((long[0],), op.fresh(op.out_shape()[long[0]]))]
 
 
 def _meet(op: Op, label: Label, met: list[Label]) -> Facts:
@@ -78,7 +96,7 @@ def _meet(op: Op, label: Label, met: list[Label]) -> Facts:
             yield from fix((label, other), f"{op.node.op_type} joins channels that are split over different axes")
 
 
-def _join(op: Op, index: int, label: Label, shift: int) -> Facts:
+def joined(op: Op, index: int, label: Label, shift: int) -> Facts:
     """What input `index` is along a label of the output: broadcast, labelled too, a constant, or an obstacle."""
     shape = op.shape(index)
     spans = [axis for axis in label.axes if axis >= shift and shape[axis - shift] != 1]

@@ -1,11 +1,12 @@
 """What an operator rule says: small facts about labels, collected by `dependency.py`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import onnx_ir as ir
 
+from onnxprune.graph import Array
 from onnxprune.labels import Atoms, Label, Labels
 
 
@@ -19,19 +20,27 @@ class Out:
 
 @dataclass(frozen=True, eq=False)
 class Param:
-    """The constant at input `index` is sliced along with `label`; `contracted` where the op sums over that axis."""
+    """The constant at input `index` is sliced along with `label`; `contracted` where the op sums over that axis.
+
+    `nothing` (that broadcasts to the constant) is what contributes nothing to such a sum, if not zero: a zero point.
+    """
 
     index: int
     label: Label
     contracted: bool = False
+    nothing: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Summed:
-    """The op sums over these positions of its computed input `index`, against another computed input."""
+    """The op sums over these positions of its computed input `index`, against another computed input.
+
+    For quanta, input `zero` holds what stands for zero.
+    """
 
     index: int
     label: Label
+    zero: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +142,7 @@ class Linear:
     `features` (groups, F) and `outputs` (groups, n) hold the atom of each column of X and of Y. `refit` is false
     where columns of X do not mix (depthwise) or X is Y of the step before (recurrent). The Y of a recurrent layer is
     what its gates take in, `y` the units that those make. `macs` counts the multiply–adds of one weight element in the
-    traced run.
+    traced run. `decode` makes real numbers of a weight in quanta; `kernel` is the window of a convolution.
     """
 
     node: ir.Node
@@ -147,6 +156,8 @@ class Linear:
     outputs: Atoms
     macs: int
     refit: bool = True
+    decode: Callable[[Array], Array] | None = None
+    kernel: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ def gather(op: Op) -> Facts:
         yield Param(0, label)
         picked.append(label.moved(rank - 1))
     for label in op.labels():
-        if axis in label.axes and op.constant(1) and (rank < 2 or len(label.axes) == 1):
+        if axis in label.axes and op.array(1) is not None and (rank < 2 or len(label.axes) == 1):
             yield from _picked(op, label, axis)
             picked += _at(label, axis, array_of(op.input(1)).astype(np.int64))
         elif axis in label.axes or label.axes[0] < axis < label.axes[-1]:

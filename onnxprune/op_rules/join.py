@@ -1,5 +1,6 @@
 """Rules of the operators that cut and join along an axis: Concat, Split, Slice, Pad, Resize."""
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -12,8 +13,13 @@ from onnxprune.op_rules.registry import Op, any_label, cut, fix, follows, rule, 
 @rule("Concat")
 def concat(op: Op) -> Facts:
     """Atoms follow each other along the axis; along the other axes all inputs go together."""
+    yield from concatenated(op, range(len(op.node.inputs)))
+
+
+def concatenated(op: Op, operands: Iterable[int]) -> Facts:
+    """A Concat of these inputs; the others are settings."""
     axis = op.attr("axis", 0) % len(op.out_shape())
-    indices = [i for i in range(len(op.node.inputs)) if op.has(i)]
+    indices = [i for i in operands if op.has(i)]
     joined = np.concatenate([op.atoms(axis, i) for i in indices])
     straddling = tuple(x for i in indices for x in touching(op.labels(i), [axis]) if len(x.axes) > 1)
     factored = _joined_factored(op, indices, axis, straddling[0].axes) if straddling else ()

@@ -27,12 +27,17 @@ def reshape(op: Op) -> Facts:
     labels, lost = _carried(op)
     yield from fix(lost, "Reshape merges or drops its axis")
     for label in labels:
-        for position, axis in enumerate(label.axes):
-            if _copied(op, axis):
-                yield from _copies(op, axis, label, position)
-            else:
-                yield from follows(op, 1, axis, label, position)
+        yield from target_sizes(op, label)
     yield Out(0, labels)
+
+
+def target_sizes(op: Op, label: Label) -> Facts:
+    """What the target sizes of a Reshape are, along a label of its output."""
+    for position, axis in enumerate(label.axes):
+        if _copied(op, axis):
+            yield from _copies(op, axis, label, position)
+        else:
+            yield from follows(op, 1, axis, label, position)
 
 
 def _copied(op: Op, axis: int) -> bool:

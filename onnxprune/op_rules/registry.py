@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxprune.graph import Array, array_of
 from onnxprune.labels import WHOLE, Atoms, Label, Labels, Shape, atoms_of, touching
 from onnxprune.op_rules.facts import Facts, Fixed, Follow, Lines, Param, Part, Settled, Size, Tie
 from onnxprune.trace import Leaf, Place, Trace
@@ -36,7 +37,13 @@ class Op:
     trace: Trace
     fresh: Callable[[int], Atoms]
     opened: Collection[str] = ()
+    computed: Collection[ir.Value] = ()
     asked: set[int] = field(default_factory=set)
+
+    @property
+    def domain(self) -> str:
+        """The operator's domain, empty for ONNX's own."""
+        return "" if self.node.domain == "ai.onnx" else self.node.domain
 
     def has(self, index: int) -> bool:
         """Whether input `index` is given."""
@@ -71,8 +78,12 @@ class Op:
         return [i for i, value in enumerate(self.node.outputs) if value.name]
 
     def constant(self, index: int) -> bool:
-        """Whether an input is a constant of the model."""
-        return self.has(index) and is_constant(self.input(index))
+        """Whether an input is a constant of the model, or computed from such alone."""
+        return self.has(index) and (is_constant(self.input(index)) or self.input(index) in self.computed)
+
+    def array(self, index: int) -> Array | None:
+        """The contents of an initializer; None where the input is missing or computed."""
+        return array_of(self.input(index)) if self.has(index) and is_constant(self.input(index)) else None
 
     def activations(self) -> list[int]:
         """The indices of the inputs that are computed."""
