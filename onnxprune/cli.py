@@ -13,7 +13,7 @@ import typer
 from onnxprune.commands import commands
 from onnxprune.config import Config
 from onnxprune.errors import OnnxPruneError
-from onnxprune.heap import keep_freed_memory
+from onnxprune.heap import collect_seldom, keep_freed_memory
 from onnxprune.options import Files, Screen, config_text, read_options, read_screen, takes
 from onnxprune.showing import finish, planned_output, watched
 from onnxprune.version import __version__
@@ -71,6 +71,7 @@ def compress(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     keep_freed_memory()
+    collect_seldom()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # temporary files are removed on the way
     sys.path.append("")  # --metric module:function may lie in the working folder; last, so that it shadows nothing
     for stream in (sys.stdout, sys.stderr):

@@ -1,4 +1,7 @@
-"""Compute values of a model, of a large one piece by piece: no more than the weights of a few layers are in memory.
+"""Compute values of a model; of a large one, or many values, piece by piece.
+
+So no more than the weights of a few layers are in memory, and no session has more outputs than it deals with well: the
+time that onnxruntime takes grows with the square of their number.
 
 The same nodes run on the same inputs, one session after the other instead of in one, so nothing is estimated.
 """
@@ -10,11 +13,11 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.graph import Array, array_of, captured_values, values_by_name
-from onnxprune.runtime import open_session, run
+from onnxprune.runtime import open_own, open_session, part, run
 from onnxprune.serialise import LARGE, release, tensor_bytes
 
-PIECE = 64_000_000
-"""Bytes of weights of one piece; a node that reads more is a piece of its own."""
+PIECE, MANY = 64_000_000, 1000
+"""Bytes of weights of one piece, and its nodes; a node that reads more is a piece of its own."""
 
 
 def compute(
@@ -26,7 +29,8 @@ def compute(
 
     Raises BadInput where onnxruntime cannot load or run the model, or a name is unknown.
     """
-    if tensor_bytes(model) <= LARGE:
+    large = tensor_bytes(model) > LARGE
+    if not large and len(outputs) <= MANY:
         whole = list(outputs) == [value.name for value in model.graph.outputs]
         return run(open_session(model) if whole else open_session(model, inputs=list(feeds), outputs=outputs), feeds)
     model = model.clone()
@@ -34,7 +38,8 @@ def compute(
     here: dict[str, Array] = {**feeds}
     here |= {name: array_of(values[name]) for name in outputs if name in values and _constant(values[name])}
     for piece in _pieces(model, outputs, {*tensors, *feeds, *outputs}):
-        session = open_session(model, inputs=piece.inputs, outputs=piece.outputs, lent=True)
+        own = part(model, piece.nodes, piece.inputs, piece.outputs)
+        session = open_own(own, optimise=large, lent=large)
         # Copies: what the runtime lends keeps the session alive, and all its weights.
         found = {name: np.array(array) for name, array in run(session, {n: here[n] for n in piece.inputs}).items()}
         del session
@@ -50,6 +55,7 @@ def compute(
 class _Piece:
     """Some nodes in a row: what they read from before them, what they make for later, and all that is still needed."""
 
+    nodes: Sequence[ir.Node]
     inputs: list[str]
     outputs: list[str]
     later: frozenset[str]
@@ -70,7 +76,7 @@ def _pieces(model: ir.Model, outputs: Sequence[str], tensors: Collection[str]) -
         inputs = {value.name or "" for value in read if not _constant(value)} - made
         later = frozenset(name for name, use in last.items() if use >= stop)
         if made & later:
-            yield _Piece(sorted(inputs), sorted(made & later), later, constants)
+            yield _Piece(nodes[start:stop], sorted(inputs), sorted(made & later), later, constants)
         start = stop
 
 
@@ -78,16 +84,17 @@ def _ends(
     nodes: Sequence[ir.Node], reads: Sequence[set[ir.Value]], last: Mapping[str, int], tensors: Collection[str]
 ) -> list[int]:
     """Where pieces end: as late as the weights allow, and not while a sequence or the like is on its way."""
-    ends, busy = [], -1
+    ends, busy, size = [0], -1, 0
     held: set[ir.Value] = set()
     for number, node in enumerate(nodes):
         own = {value for value in reads[number] if _constant(value)}
-        if number and _bytes(held | own) > PIECE and busy < number:
+        size += _bytes(own - held)
+        if number and (number - ends[-1] >= MANY or size > PIECE) and busy < number:
             ends.append(number)
-            held = set()
+            held, size = set(), _bytes(own)
         held |= own
         busy = max([busy, *(last.get(v.name or "", -1) for v in node.outputs if v.name not in tensors)])
-    return [*ends, len(nodes)]
+    return [*ends[1:], len(nodes)]
 
 
 def _needed(model: ir.Model, wanted: set[str]) -> list[ir.Node]:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.errors import BadInput
+from onnxprune.graph import captured_values
 from onnxprune.model_io import save
 from onnxprune.serialise import LARGE, large_initializers, lighten, root_message, tensor_bytes
 
@@ -50,12 +51,25 @@ def open_session(
     Raises:
         BadInput: onnxruntime is missing, cannot load the model, or did not start a provider that was asked for.
     """
-    ort = import_onnxruntime()
     if outputs is None:
         model = model.clone()
     else:
         every = [value.name or "" for value in model.graph.inputs if not value.is_initializer()]
         model = subgraph(model, every if inputs is None else inputs, outputs)
+    return open_own(model, threads=threads, providers=providers, optimise=optimise, timed=timed, lent=lent)
+
+
+def open_own(
+    model: ir.Model,
+    *,
+    threads: int | None = None,
+    providers: Sequence[str] | None = None,
+    optimise: bool = True,
+    timed: bool = False,
+    lent: bool | None = None,
+) -> "ort.InferenceSession":
+    """Open a session on the whole of `model`, which is given away: see `open_session`."""
+    ort = import_onnxruntime()
     wanted = list(providers or [CPU])
     _require_available(wanted, ort)
     options = _options(ort, threads, optimise, timed)
@@ -165,6 +179,31 @@ def subgraph(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> 
         graph = ir.convenience.extract(model.graph, inputs, outputs)
     except (ValueError, RuntimeError) as error:
         raise BadInput(f"cannot cut {list(outputs)} out from {list(inputs)}: {root_message(error)}") from error
+    return _bounded(model, graph)
+
+
+def part(model: ir.Model, nodes: Sequence[ir.Node], inputs: Sequence[str], outputs: Sequence[str]) -> ir.Model:
+    """Cut out these nodes of the graph, which lie in its order, as `subgraph` does; the rest is not looked at.
+
+    Raises BadInput where an input has no dtype.
+    """
+    made = {value.name: value for node in nodes for value in node.outputs}
+    reads = (value for node in nodes for value in (*node.inputs, *captured_values(node)) if value is not None)
+    read = {value.name: value for value in reads if value.graph is model.graph}
+    constants = [value for value in read.values() if value.is_initializer()]
+    view = ir.GraphView(
+        [read[name] for name in inputs],
+        [made[name] for name in outputs],
+        nodes=nodes,
+        initializers=constants,
+        opset_imports=model.graph.opset_imports,
+        name=model.graph.name,
+    )
+    return _bounded(model, view.clone())
+
+
+def _bounded(model: ir.Model, graph: ir.Graph) -> ir.Model:
+    """A model of a graph that was cut out of `model`: what it declares of shapes in between goes."""
     given = {value.name for value in model.graph.inputs}
     for value in graph.inputs:
         if value.type is None:
