@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine with Python 3.11 to 3.13: `make demo` and `make test`.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types bench clean
+.PHONY: help demo test lint types bench zoo clean
 
 # The first Python on the path that is new enough; `make demo PYTHON=/path/to/python3.12` uses another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
@@ -36,6 +36,9 @@ types: $(VENV)/.test ## mypy --strict
 bench: $(VENV)/.bench ## onnxprune, Torch-Pruning and onnxsim on one model; fills in the README's table
 	$(BIN)/python benchmarks/compare.py --write README.md
 
+zoo: $(VENV)/.zoo ## prune real models and small networks, one process each; fills in docs/coverage.md
+	$(BIN)/python benchmarks/zoo.py --write docs/coverage.md
+
 clean: ## remove what these commands made
 	rm -rf $(VENV) out build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
@@ -49,6 +52,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) $(TORCH_FROM) -e ".[cpu,test,torch]"
+	@touch $@
+
+$(VENV)/.zoo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) $(TORCH_FROM) -e ".[cpu,test,torch,zoo-inputs]"
 	@touch $@
 
 $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python

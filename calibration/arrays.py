@@ -71,7 +71,8 @@ def check_dtype(spec: InputSpec, dtype: np.dtype, image: ImageOptions, what: str
     """Raise BadInput, naming the fix, unless the array has the input's dtype or is uint8 with a mean or std given."""
     if dtype == spec.dtype:
         return
-    fix = f"array.astype(np.{spec.dtype.name})"
+    library = "ml_dtypes" if spec.dtype.kind == "V" else "np"  # numpy itself knows no bfloat16
+    fix = f"array.astype({library}.{spec.dtype.name})"
     if dtype.hasobject:
         fix = f"save it as a plain array of {spec.dtype.name}"
     elif dtype == np.uint8 and np.issubdtype(spec.dtype, np.floating):

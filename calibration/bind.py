@@ -1,17 +1,12 @@
-"""Fix a model's dynamic dimensions: by the user's word, by the data, else by a guess that is said aloud."""
+"""Fix a model's dynamic dimensions by the user's word and by the data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from onnxprune.calibration.inputs import InputSpec, batch_axes, fixed_batch
+from onnxprune.calibration.inputs import InputSpec, batch_axes, is_state
 from onnxprune.errors import BadInput
 
 Shape = tuple[int, ...]
-
-_IMAGE_SIDE, _COLOURS, _SEQUENCE = 224, 3, 64
-_AXIS_KINDS = {"nchw": ("batch", "channels", "height", "width"), "nhwc": ("batch", "height", "width", "channels")}
 
 
 def parse_input_shape(text: str) -> tuple[str, Shape]:
@@ -68,16 +63,13 @@ def bind_given(specs: Sequence[InputSpec], given: Mapping[str, Shape]) -> list[I
     return _bind_batch(specs, bound)
 
 
-def bind_shapes(
-    specs: Sequence[InputSpec], given: Mapping[str, Shape], data: Mapping[str, Shape], batch_size: int
-) -> tuple[list[InputSpec], list[str]]:
-    """Bind every dimension except a batch axis that the model leaves open.
+def bind_known(specs: Sequence[InputSpec], given: Mapping[str, Shape], data: Mapping[str, Shape]) -> list[InputSpec]:
+    """Bind every dimension that the user or the data tell; a batch axis that the model leaves open stays so.
 
     `given` holds the user's shapes and `data` the shapes of the calibration arrays (batch axis included, whatever its
-    size), both by input name. Returns the bound inputs and one sentence for each choice that nobody made.
-    Raises BadInput where the model, the user and the data contradict each other.
+    size), both by input name. Raises BadInput where the model, the user and the data contradict each other.
     """
-    bound = bind_given(specs, given)
+    bound = _with_states(bind_given(specs, given), data)
     axes = batch_axes(bound)
     bound = [_from_data(spec, data[spec.name], axes[spec.name]) if spec.name in data else spec for spec in bound]
     sizes = {
@@ -86,14 +78,7 @@ def bind_shapes(
         for axis, size in enumerate(after.shape)
         if size is not None and (symbol := before.symbol(axis)) is not None
     }
-    bound = [replace(spec, shape=_by_symbol(spec, sizes, keep=axes[spec.name])) for spec in bound]
-    said = _batch_sentence(bound, batch_size)
-    fixed = []
-    for spec in bound:
-        guessed, sentences = _guess(spec, axes[spec.name])
-        fixed.append(guessed)
-        said += sentences
-    return fixed, said
+    return [replace(spec, shape=_by_symbol(spec, sizes, keep=axes[spec.name])) for spec in bound]
 
 
 def check_shape(spec: InputSpec, shape: Shape, axis: int | None, what: str) -> None:
@@ -130,6 +115,11 @@ def shape_text(shape: Sequence[int | None]) -> str:
     return f"({', '.join('?' if size is None else str(size) for size in shape)})"
 
 
+def filled(shape: tuple[int | None, ...], sizes: Mapping[int, int | None]) -> tuple[int | None, ...]:
+    """The shape with `sizes`, by axis, where it holds None."""
+    return tuple(sizes.get(axis) if size is None else size for axis, size in enumerate(shape))
+
+
 def _check_given(spec: InputSpec, shape: Shape) -> None:
     text, wanted = ",".join(map(str, shape)), shape_text(spec.shape)
     if len(shape) != spec.rank:
@@ -153,18 +143,25 @@ def _bind_batch(specs: Sequence[InputSpec], bound: Sequence[InputSpec]) -> list[
     sizes = [spec.shape[axes[spec.name]] for spec in bound if spec.name in axes]
     chosen = next((size for size in sizes if size is not None), None)
     return [
-        replace(spec, shape=_filled(spec.shape, {axes[spec.name]: chosen})) if spec.name in axes else spec
+        replace(spec, shape=filled(spec.shape, {axes[spec.name]: chosen})) if spec.name in axes else spec
         for spec in bound
     ]
 
 
-def _filled(shape: tuple[int | None, ...], sizes: Mapping[int, int | None]) -> tuple[int | None, ...]:
-    return tuple(sizes.get(axis) if size is None else size for axis, size in enumerate(shape))
+def _with_states(specs: Sequence[InputSpec], data: Mapping[str, Shape]) -> list[InputSpec]:
+    """Recurrent states count samples on axis 1, unless the data hold another number of them."""
+    axes = batch_axes(specs)
+    counts = {data[name][axis] for name, axis in axes.items() if axis is not None and axis < len(data.get(name, ()))}
+
+    def batched(spec: InputSpec) -> bool:
+        return is_state(spec, axes) and (spec.name not in data or set(data[spec.name][1:2]) == counts)
+
+    return [replace(spec, batch=1) if batched(spec) else spec for spec in specs]
 
 
 def _from_data(spec: InputSpec, shape: Shape, axis: int | None) -> InputSpec:
     check_shape(spec, shape, axis, f"the calibration data for {spec.name!r}")
-    return replace(spec, shape=_filled(spec.shape, {at: size for at, size in enumerate(shape) if at != axis}))
+    return replace(spec, shape=filled(spec.shape, {at: size for at, size in enumerate(shape) if at != axis}))
 
 
 def _transpose_hint(spec: InputSpec, shape: Shape, axis: int | None) -> str:
@@ -175,31 +172,3 @@ def _transpose_hint(spec: InputSpec, shape: Shape, axis: int | None) -> str:
         if all(size in (None, new) for size, new in zip(spec.shape[1:], turned[1:], strict=True)):
             return f"; array.transpose{order} would fit"
     return ""
-
-
-def _batch_sentence(specs: list[InputSpec], batch_size: int) -> list[str]:
-    size = fixed_batch(specs)
-    if size is None or size == batch_size:
-        return []
-    return [f"The batch axis is fixed at {size}, so samples run in batches of {size} instead of {batch_size}."]
-
-
-def _guess(spec: InputSpec, batch_axis: int | None) -> tuple[InputSpec, list[str]]:
-    guesses = {
-        axis: _guess_axis(spec, axis) for axis, size in enumerate(spec.shape) if size is None and axis != batch_axis
-    }
-    shape = _filled(spec.shape, {axis: size for axis, (size, _) in guesses.items()})
-    flag = f"--input-shape {spec.name}={','.join('1' if size is None else str(size) for size in shape)}"
-    return replace(spec, shape=shape), [
-        f"Axis {axis} ({kind}) of input {spec.name!r} is dynamic and nothing says its size: {size} is a guess; "
-        f"{flag} (with your sizes) sets it."
-        for axis, (size, kind) in guesses.items()
-    ]
-
-
-def _guess_axis(spec: InputSpec, axis: int) -> tuple[int, str]:
-    pixels = spec.dtype == np.uint8 or not np.issubdtype(spec.dtype, np.integer)
-    if spec.rank != 4 or not pixels:
-        return _SEQUENCE, "sequence"
-    kind = _AXIS_KINDS[infer_layout(spec.shape)][axis]
-    return (_COLOURS if kind == "channels" else _IMAGE_SIDE), kind

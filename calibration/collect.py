@@ -12,11 +12,12 @@ from onnxprune.calibration.sampling import Sampling, held_out
 from onnxprune.calibration.source import Source
 from onnxprune.calibration.statistics import Tally
 from onnxprune.calibration.tape import Tape
-from onnxprune.graph import Array, array_of
+from onnxprune.constants import constant_array
+from onnxprune.graph import Array
 from onnxprune.layers import Layer
 from onnxprune.parallel import ahead, each, share
 from onnxprune.runtime import open_session, run
-from onnxprune.weights import to_matrix
+from onnxprune.weights import to_matrix, to_vector
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -94,7 +95,7 @@ def collect(
     """
     statistics = {layer.name: _empty(layer) for layer in layers if layer.name in measured}
     targets = {layer.name: Tape() for layer in layers}
-    weights = {layer.name: _transposed(layer) for layer in layers}
+    weights = {layer.name: _constants(model, layer) for layer in layers}
 
     def seen(numbered: tuple[int, Part]) -> list[Seen]:
         number, (session, feeds, active) = numbered
@@ -111,19 +112,26 @@ def collect(
     return Collected(statistics, targets)
 
 
-def _transposed(layer: Layer) -> Rows:
-    """The weight (groups, F, n) in fp32, as the rows are multiplied by it."""
-    return np.ascontiguousarray(to_matrix(layer.linear, array_of(layer.linear.weight)).transpose(0, 2, 1), np.float32)
+def _constants(model: ir.Model, layer: Layer) -> tuple[Rows, Rows]:
+    """The weight (groups, F, n) in fp32, as the rows are multiplied by it, and the bias (groups · n,)."""
+    matrix = to_matrix(layer.linear, constant_array(model, layer.linear.weight))
+    bias = np.zeros(1) if layer.bias is None else to_vector(layer.linear, constant_array(model, layer.bias))
+    return np.ascontiguousarray(matrix.transpose(0, 2, 1), np.float32), bias.astype(np.float32)
 
 
 def _rows(
-    layer: Layer, values: Mapping[str, Array], weight: Rows, targets: Tape, sampling: Sampling, number: int
+    layer: Layer,
+    values: Mapping[str, Array],
+    constants: tuple[Rows, Rows],
+    targets: Tape,
+    sampling: Sampling,
+    number: int,
 ) -> Rows:
     """The layer's rows of batch `number`, copied so that the activations can go; what they should give is recorded."""
     x = values[layer.linear.x.name or ""]
     where = sampling.positions(layer.linear, x.shape, number)
     rows = read(layer.linear, x, where)
-    target = _target(layer, rows, weight)
+    target = _target(rows, *constants)
     if layer.partner is not None:
         target += written(layer.linear, values[layer.partner.name or ""], where)
     targets.put(number, target)
@@ -166,9 +174,8 @@ def _add(statistics: LayerStatistics, rows: Rows, batch: int, step: int) -> None
         solve.add(block[: held.start : step])
 
 
-def _target(layer: Layer, rows: Rows, weight: Rows) -> Rows:
+def _target(rows: Rows, weight: Rows, bias: Rows) -> Rows:
     """Y = X Wᵀ + b from the rows themselves: (k, groups · n)."""
     blocks = np.matmul(rows, weight)  # (groups, k, n)
     outputs = np.moveaxis(blocks, 0, 1).reshape(rows.shape[1], -1)
-    bias = 0.0 if layer.bias is None else array_of(layer.bias).astype(np.float32).reshape(-1)
     return np.asarray(outputs + bias, np.float32)

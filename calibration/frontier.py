@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onnxprune.calibration.source import Source
 from onnxprune.calibration.tape import Tape
+from onnxprune.constants import computed_constants
 from onnxprune.graph import Array, captured_values
 from onnxprune.parallel import ahead, share
 from onnxprune.runtime import open_session, run
@@ -27,11 +28,13 @@ class Frontier:
     """The activations of `model` that are known so far; its weights may change between steps, never behind them.
 
     `wave` numbers every value by the step after whose solving it is final, and nodes run in the step of their outputs.
+    What is computed from weights alone is computed anew wherever it is read.
     """
 
     def __init__(self, model: ir.Model, wave: Mapping[str, int], source: Source) -> None:
         self._model, self._wave, self._source = model, wave, source
         self._inputs = [v.name or "" for v in model.graph.inputs if not v.is_initializer()]
+        self._fixed = {value.name or "" for value in computed_constants(model)}
         self._tapes: dict[str, Tape] = {}
         self._spare: list[Tape] = []
         self._have = 0
@@ -141,7 +144,8 @@ class Frontier:
     def _reads(self, node: ir.Node) -> Iterator[ir.Value]:
         """The activations that a node reads, and those of the main graph that its bodies read."""
         values = (*(value for value in node.inputs if value is not None), *captured_values(node))
-        return (v for v in values if (v.name or "") in self._wave or (v.name or "") in self._inputs)
+        named = ((value.name or "", value) for value in values)
+        return (v for name, v in named if name not in self._fixed and (name in self._wave or name in self._inputs))
 
     def _note_types(self, values: Mapping[str, Array]) -> None:
         """A cut needs the dtype of its inputs, which only the run tells."""

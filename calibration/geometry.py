@@ -26,10 +26,8 @@ class Geometry:
 def geometry(linear: Linear, inside: Shape) -> Geometry:
     """The geometry of a Conv or ConvTranspose whose input has the spatial sizes `inside`."""
     node, rank = linear.node, len(inside)
-    tensor = linear.weight.const_value
-    assert tensor is not None
     dilations, strides = ints(node, "dilations", [1] * rank), ints(node, "strides", [1] * rank)
-    spans = [(k - 1) * d + 1 for k, d in zip(tensor.shape.numpy()[2:], dilations, strict=True)]
+    spans = [(k - 1) * d + 1 for k, d in zip(linear.kernel, dilations, strict=True)]
     resolve = _transposed if linear.kind == "conv_transpose" else _direct
     outside, begin = resolve(linear, inside, spans, strides)
     return Geometry(outside, begin, spans, strides, dilations)

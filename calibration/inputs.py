@@ -1,7 +1,8 @@
 """What a model's graph says about its inputs: names, dtypes, shapes, id bounds, value ranges."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
@@ -9,6 +10,7 @@ import onnx_ir as ir
 from onnxprune.errors import BadInput
 
 _LAYOUT_OPS = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Expand"})
+_PICKING_OPS = frozenset({"Gather", "GatherElements", "Slice", "Split"})
 _TABLE_OPS = frozenset({"Cast", "Identity", "DequantizeLinear"})
 # onnxruntime's fused embedding: which input is looked up in which table.
 _FUSED_TABLES = {0: 2, 1: 4}
@@ -23,9 +25,10 @@ class InputSpec:
     """One input of a model.
 
     `shape` holds None where a dimension is dynamic, and `symbols` (empty, or one per axis) the names the model gives
-    such dimensions. `vocabulary` is the number of valid ids of an integer input that indexes an embedding table.
-    `centre` and `spread` are the mean and standard deviation of the values for which the preprocessing inside the model
-    (if any) yields zero mean and unit deviation.
+    such dimensions. `vocabulary` is the number of valid ids of an integer input that indexes an embedding table, and
+    `setting` the number that the model compares a single integer with. `batch` is the axis that counts samples, where
+    that was found by trying. `centre` and `spread` are the mean and standard deviation of the values for which the
+    preprocessing inside the model (if any) yields zero mean and unit deviation.
     """
 
     name: str
@@ -35,6 +38,8 @@ class InputSpec:
     vocabulary: int | None = None
     centre: float = 0.0
     spread: float = 1.0
+    setting: int | None = None
+    batch: int | None = None
 
     @property
     def rank(self) -> int:
@@ -57,10 +62,10 @@ def input_specs(model: ir.Model) -> list[InputSpec]:
 def batch_axes(specs: Sequence[InputSpec]) -> dict[str, int | None]:
     """Say on which axis each input counts samples: None where it holds the same value for every sample.
 
-    A dynamic dimension named after the batch wins, then a dynamic axis 0. Where nothing is dynamic, axis 0 of the first
-    input with axes sets the batch size, and the inputs that share that size are batched.
+    What was found by trying wins, then a dynamic dimension named after the batch, then a dynamic axis 0. Where there is
+    none, axis 0 of the first input with axes sets the batch size, and the inputs that share that size are batched.
     """
-    axes = {spec.name: _dynamic_batch_axis(spec) for spec in specs}
+    axes = {spec.name: _dynamic_batch_axis(spec) if spec.batch is None else spec.batch for spec in specs}
     if any(axis is not None for axis in axes.values()):
         return axes
     size = next((spec.shape[0] for spec in specs if spec.rank), None)
@@ -79,6 +84,16 @@ def is_image(spec: InputSpec) -> bool:
     if spec.dtype == np.bool_ or np.issubdtype(spec.dtype, np.complexfloating):
         return False
     return spec.rank == 4 and (spec.dtype == np.uint8 or not np.issubdtype(spec.dtype, np.integer))
+
+
+def is_state(spec: InputSpec, axes: Mapping[str, int | None]) -> bool:
+    """Whether an input looks like a recurrent state (layers, samples, features): another counts samples, it does not.
+
+    `axes` holds the batch axes of all inputs.
+    """
+    free = [axis for axis, size in enumerate(spec.shape) if size is None]
+    others = any(axis is not None for axis in axes.values())
+    return others and axes[spec.name] is None and spec.rank == 3 and free == [1]
 
 
 def _dynamic_batch_axis(spec: InputSpec) -> int | None:
@@ -101,7 +116,7 @@ def _spec(value: ir.Value) -> InputSpec:
     symbols = tuple(_symbol(dim) for dim in value.shape)
     centre, spread = _value_range(value)
     dtype = np.dtype(value.dtype.numpy())
-    return InputSpec(name, dtype, dims, symbols, _vocabulary(value), centre, spread)
+    return InputSpec(name, dtype, dims, symbols, _vocabulary(value), centre, spread, _setting(value, dims))
 
 
 def _symbol(dim: int | ir.SymbolicDim) -> str | None:
@@ -114,18 +129,40 @@ def _vocabulary(value: ir.Value) -> int | None:
     return min(sizes, default=None)
 
 
+def _setting(value: ir.Value, dims: tuple[int | None, ...]) -> int | None:
+    if prod(dim or 0 for dim in dims) != 1:
+        return None
+    compared = (_compared_with(*use) for use in _reached(value))
+    return next((int(numbers[0]) for numbers in compared if numbers is not None and numbers.size == 1), None)
+
+
+def _compared_with(node: ir.Node, index: int) -> np.ndarray | None:
+    """The integer constant that an input is compared with, flat."""
+    other = node.inputs[1 - index] if node.op_type == "Equal" else None
+    constant = None if other is None else ir.convenience.get_const_tensor(other)
+    return constant.numpy().reshape(-1) if constant is not None and constant.dtype.is_integer() else None
+
+
 def _reached(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
+    """Every use of a value, or of some of its elements as they are."""
     # Seen by identity: exporters reuse no value object, but names may be empty.
     pending, seen = [value], {id(value)}
     while pending:
         for node, index in pending.pop().uses():
             yield node, index
-            if node.op_type in _LAYOUT_OPS and index == 0 and id(node.outputs[0]) not in seen:
-                seen.add(id(node.outputs[0]))
-                pending.append(node.outputs[0])
+            if node.op_type in _LAYOUT_OPS | _PICKING_OPS and index == 0:
+                new = [output for output in node.outputs if id(output) not in seen]
+                seen |= {id(output) for output in new}
+                pending += new
 
 
 def _table_rows(node: ir.Node, index: int) -> int | None:
+    numbers = _compared_with(node, index)
+    if numbers is not None and numbers.size > 1:  # a one-hot code written out
+        return int(numbers.max()) + 1
+    if node.op_type == "OneHot" and index == 0:
+        depth = None if node.inputs[1] is None else ir.convenience.get_const_tensor(node.inputs[1])
+        return None if depth is None else int(depth.numpy().reshape(-1)[0])
     if node.op_type == "Gather" and index == 1 and _int_attribute(node, "axis") == 0:
         table = node.inputs[0]
     elif node.op_type == "EmbedLayerNormalization" and index in _FUSED_TABLES:

@@ -1,7 +1,7 @@
 """Where calibration data comes from: one function opens every kind of source as a re-iterable stream of batches."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,12 +17,14 @@ from onnxprune.calibration.arrays import (
     match_names,
     whole_batches,
 )
-from onnxprune.calibration.bind import Shape, bind_given, bind_shapes
+from onnxprune.calibration.bind import Shape, bind_given, bind_known
 from onnxprune.calibration.feeds import spool_feeds
 from onnxprune.calibration.images import SUFFIXES, ImageOptions, ImageSource, image_shape, list_images
 from onnxprune.calibration.inputs import InputSpec, input_specs
+from onnxprune.calibration.settle import settle
 from onnxprune.calibration.spool import Archive, open_arrays
 from onnxprune.calibration.synthetic import SyntheticSource
+from onnxprune.calibration.trial import Trial
 from onnxprune.errors import BadInput
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "ImageOptions",
     "InputSpec",
     "Source",
+    "Trial",
     "input_specs",
     "load_labelled",
     "open_calibration",
@@ -73,6 +76,7 @@ class _Draw:
     batch_size: int
     seed: int
     image: ImageOptions
+    trial: Trial | None
 
 
 def open_source(
@@ -91,16 +95,18 @@ def open_calibration(
     batch_size: int,
     seed: int,
     image: ImageOptions,
+    trial: Trial | None = None,
 ) -> Calibration:
     """Open calibration data and bind the dynamic dimensions of the inputs to it.
 
     `calib` is None or "synthetic", the path of an `.npz`, an `.npy` or a folder of images, an array, a mapping of
     arrays by input name, an iterable of feeds, or an onnxruntime CalibrationDataReader. `given` holds the shapes of
-    `--input-shape`. `samples` (None: at most 512) are drawn with `seed`.
+    `--input-shape`. `samples` (None: at most 512) are drawn with `seed`. Where `trial` has the model, guesses on which
+    it does not run give way to others.
     Raises BadInput for whatever cannot be read or does not fit the model; values are checked as they stream.
     """
     _check_numbers(specs, samples, batch_size, seed)
-    draw = _Draw(samples, batch_size, seed, image)
+    draw = _Draw(samples, batch_size, seed, image, trial)
     if calib is None or (isinstance(calib, str) and calib == "synthetic"):
         return _synthetic(specs, given, draw)
     if isinstance(calib, (str, os.PathLike)):
@@ -117,11 +123,17 @@ def open_calibration(
 
 
 def load_labelled(
-    path: str | os.PathLike[str], specs: Sequence[InputSpec], image: ImageOptions, *, batch_size: int = 64
+    path: str | os.PathLike[str],
+    specs: Sequence[InputSpec],
+    image: ImageOptions,
+    *,
+    batch_size: int = 64,
+    trial: Trial | None = None,
 ) -> tuple[Source, Array]:
     """Open labelled data: an `.npz` with `x` (or arrays by the inputs' names) and `y`, integer classes of shape (N,).
 
-    Returns the stream of all samples, in the file's order, and their labels as int64. `specs` may leave sizes open.
+    Returns the stream of all samples, in the file's order, and their labels as int64. `specs` may leave sizes open;
+    where `trial` has the model, it tells which batches run.
     Raises BadInput where data, labels and model do not fit each other.
     """
     file = Path(path)
@@ -129,7 +141,12 @@ def load_labelled(
     if not isinstance(archive, Archive):
         raise BadInput(f"{file} holds one array: labelled data is an .npz with x and y")
     arrays = _matched(archive, specs, image, str(file))
-    bound, _ = bind_shapes(specs, {}, {name: array.shape for name, array in arrays.items()}, batch_size)
+    known = bind_known(specs, {}, {name: array.shape for name, array in arrays.items()})
+
+    def opened(bound: Sequence[InputSpec], size: int) -> Source:
+        return array_source(arrays, bound, None, size, image, file.name)
+
+    bound, _ = settle(known, batch_size, trial, lambda tried, size: next(iter(opened(tried, size).batches())))
     labels = archive.array("y")
     _, total = count_samples(arrays, bound)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
@@ -139,7 +156,7 @@ def load_labelled(
         )
     if len(labels) != total:
         raise BadInput(f"{file} holds {total} samples but {len(labels)} labels y")
-    source = array_source(arrays, bound, None, batch_size, image, file.name)
+    source = opened(bound, batch_size)
     return source, labels[: source.samples].astype(np.int64)
 
 
@@ -179,30 +196,44 @@ def _matched(
 def _from_arrays(
     arrays: Mapping[str, Array], specs: Sequence[InputSpec], given: Mapping[str, Shape], draw: _Draw, name: str
 ) -> Calibration:
-    bound, said = bind_shapes(specs, given, {key: array.shape for key, array in arrays.items()}, draw.batch_size)
-    rows = choose_rows(count_samples(arrays, bound)[1], draw.samples, draw.seed)
-    return Calibration(array_source(arrays, bound, rows, draw.batch_size, draw.image, name), bound, said)
+    known = bind_known(specs, given, {key: array.shape for key, array in arrays.items()})
+    rows = choose_rows(count_samples(arrays, known)[1], draw.samples, draw.seed)
+    return _settled(known, draw, lambda bound, size: array_source(arrays, bound, rows, size, draw.image, name))
 
 
 def _folder(path: Path, specs: Sequence[InputSpec], given: Mapping[str, Shape], draw: _Draw) -> Calibration:
     files = list_images(path)
     shape = image_shape(bind_given(specs, given), draw.image)
-    bound, said = bind_shapes(specs, given, shape, draw.batch_size)
     rows = choose_rows(len(files), draw.samples, draw.seed)
-    kept, size, remark = whole_batches(len(rows), bound, draw.batch_size)
-    if not draw.image.normalises and bound[0].dtype != np.uint8:
-        remark += "; scaled to 0..1, no --mean or --std given"
-    description = f"{path.name}: {kept} of {len(files)} images{remark}"
-    chosen = tuple(files[row] for row in rows[:kept])
-    return Calibration(ImageSource(chosen, bound[0], size, draw.image, description), bound, said)
+
+    def source(bound: Sequence[InputSpec], batch_size: int) -> Source:
+        kept, size, remark = whole_batches(len(rows), bound, batch_size)
+        if not draw.image.normalises and bound[0].dtype != np.uint8:
+            remark += "; scaled to 0..1, no --mean or --std given"
+        description = f"{path.name}: {kept} of {len(files)} images{remark}"
+        return ImageSource(tuple(files[row] for row in rows[:kept]), bound[0], size, draw.image, description)
+
+    return _settled(bind_known(specs, given, shape), draw, source)
 
 
 def _synthetic(specs: Sequence[InputSpec], given: Mapping[str, Shape], draw: _Draw) -> Calibration:
-    bound, said = bind_shapes(specs, given, {}, draw.batch_size)
-    wanted = DEFAULT_SAMPLES if draw.samples is None else draw.samples
-    kept, size, remark = whole_batches(wanted, bound, draw.batch_size)
-    description = f"synthetic: {kept} made-up samples, seed {draw.seed}, no real data{remark}"
-    return Calibration(SyntheticSource(tuple(bound), kept, size, draw.seed, description), bound, said)
+    def source(bound: Sequence[InputSpec], batch_size: int) -> Source:
+        wanted = DEFAULT_SAMPLES if draw.samples is None else draw.samples
+        kept, size, remark = whole_batches(wanted, bound, batch_size)
+        description = f"synthetic: {kept} made-up samples, seed {draw.seed}, no real data{remark}"
+        return SyntheticSource(tuple(bound), kept, size, draw.seed, description)
+
+    return _settled(bind_known(specs, given, {}), draw, source)
+
+
+def _settled(
+    known: Sequence[InputSpec], draw: _Draw, source: Callable[[Sequence[InputSpec], int], Source]
+) -> Calibration:
+    """Bind what is open, and open the source with it."""
+    bound, said = settle(
+        known, draw.batch_size, draw.trial, lambda tried, size: next(iter(source(tried, size).batches()))
+    )
+    return Calibration(source(bound, draw.batch_size), bound, said)
 
 
 def _feeds(calib: object) -> Iterable[object]:

@@ -1,6 +1,6 @@
 """Inputs made up for a model when no data is given: seeded, shaped and ranged as the graph suggests."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxprune.calibration.bind import infer_layout
 from onnxprune.calibration.inputs import InputSpec, batch_axes, is_image
+from onnxprune.calibration.integers import integers, is_mask
 from onnxprune.calibration.leaves import Leaves, dead_leaves
 from onnxprune.errors import BadInput
 
@@ -16,7 +17,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 # Below this side there is no spatial structure to imitate.
 _MIN_SIDE = 8
-_OTHER_IDS = 4
 _LEAVES = Leaves()
 
 
@@ -45,13 +45,18 @@ class SyntheticSource:
     def _feed(self, at: int, axis: int | None, rows: range) -> Array:
         spec = self.specs[at]
         if axis is None:
-            return _sample(spec, _sizes(spec.shape), self.leaves, np.random.default_rng((self.seed, 0, at)))
+            return self._sample(at, 0, _sizes(spec.shape))
         shape = _sizes(spec.shape[:axis] + spec.shape[axis + 1 :])
-        made = [_sample(spec, shape, self.leaves, np.random.default_rng((self.seed, row, at))) for row in rows]
+        made = [self._sample(at, row, shape) for row in rows]
         return np.ascontiguousarray(np.stack(made, axis))
 
+    def _sample(self, at: int, row: int, shape: tuple[int, ...]) -> Array:
+        return _sample(self.specs[at], shape, self.leaves, np.random.default_rng((self.seed, row, at)), self.specs)
 
-def _sample(spec: InputSpec, shape: tuple[int, ...], leaves: Leaves, rng: np.random.Generator) -> Array:
+
+def _sample(
+    spec: InputSpec, shape: tuple[int, ...], leaves: Leaves, rng: np.random.Generator, specs: Sequence[InputSpec]
+) -> Array:
     """Values for one sample (its shape without the batch axis), in the dtype and range the input suggests."""
     if is_image(spec):
         field = _image(spec, shape, leaves, rng)
@@ -59,9 +64,11 @@ def _sample(spec: InputSpec, shape: tuple[int, ...], leaves: Leaves, rng: np.ran
             return np.clip(np.rint(127.5 + 64 * field), 0, 255).astype(np.uint8)
         return (spec.centre + spec.spread * field).astype(spec.dtype)
     if spec.dtype == np.bool_ or np.issubdtype(spec.dtype, np.integer):
-        return _discrete(spec, shape, rng).astype(spec.dtype)
+        return integers(spec, shape, rng, specs).astype(spec.dtype)
     if np.issubdtype(spec.dtype, np.complexfloating):
         raise BadInput(f"input {spec.name!r} takes {spec.dtype}, for which nothing is made up: give --calib data")
+    if is_mask(spec):
+        return np.ones(shape, spec.dtype)
     # A scalar is a setting (a scale, a threshold), not a signal.
     values = rng.standard_normal(shape, np.float32) if prod(_sizes(spec.shape)) > 1 else np.ones(shape, np.float32)
     return (spec.centre + spec.spread * values).astype(spec.dtype)
@@ -74,21 +81,6 @@ def _image(spec: InputSpec, shape: tuple[int, ...], leaves: Leaves, rng: np.rand
         return rng.standard_normal(shape, np.float32)
     picture = dead_leaves(leaves, rng, (channels, height, width))
     return np.moveaxis(picture, 0, -1) if last else picture
-
-
-def _discrete(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    name = spec.name.lower()
-    if "mask" in name:
-        return np.ones(shape, np.int64)
-    if "token_type" in name or "segment" in name:
-        return np.zeros(shape, np.int64)
-    if "position" in name and shape:
-        return np.broadcast_to(np.arange(shape[-1]), shape)
-    if spec.dtype == np.bool_:
-        return rng.integers(0, 2, shape) if shape else np.zeros(shape, np.int64)
-    if spec.vocabulary is not None:
-        return rng.integers(0, spec.vocabulary, shape)
-    return rng.integers(0, 256, shape) if spec.dtype == np.uint8 else rng.integers(1, _OTHER_IDS, shape)
 
 
 def _sizes(shape: tuple[int | None, ...]) -> tuple[int, ...]:

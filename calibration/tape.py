@@ -27,7 +27,7 @@ class Tape:
 
     def put(self, number: int, array: Array) -> None:
         """Write array `number`; they may come in any order. Raises BadInput where the disk is full."""
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")  # the other way a scalar would get an axis
         with self._moving:
             start, self.bytes = self.bytes, self.bytes + array.nbytes
             self._index[number] = start, array.shape, array.dtype

@@ -10,7 +10,8 @@ from onnxprune.errors import BadInput
 from onnxprune.options import Files, Screen, read_options, read_screen, takes
 from onnxprune.showing import finish, planned_output, show, watched
 
-DATA = ("samples", "batch_size", "seed", "input_shape", "image_size", "mean", "std", "layout", "channel_order")
+LOOKED = ("input_shape", "image_size", "mean", "std", "layout", "channel_order")
+DATA = ("samples", "batch_size", "seed", *LOOKED)
 JUDGED = ("calib", "eval", "metric", *DATA)
 SHOWN = ("json_", "quiet", "debug")
 Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model.")]
@@ -24,14 +25,14 @@ commands = typer.Typer(
 
 
 @commands.command()
-@takes(Config, Screen, only=("input_shape", "keep", "only", "verbose", *SHOWN))
+@takes(Files, Config, Screen, only=("calib", *LOOKED, "keep", "only", "verbose", *SHOWN))
 def inspect(model: Model, **options: Any) -> None:
     """What could be pruned: groups, their widths and share of the cost, and what is closed and why."""
     screen = read_screen(options)
-    settings, _ = read_options(options, None)
+    settings, files = read_options(options, None)
     from onnxprune.inspection import inspect as look
 
-    inspection = look(str(model), settings)
+    inspection = look(str(model), settings, files.calib)
     console = show(inspection, screen)
     if console is not None:
         from onnxprune.render_facts import show_inspection

@@ -33,8 +33,11 @@ class Config(BaseModel):
     )
     norm: Literal["l1", "l2"] = option("l1", "Method", "Norm of the magnitude method.")
     forward: bool = option(False, "Method", "Let thinet add channels instead of removing them.")
-    sampler: bool = option(
-        False, "Method", "Sample the channels of a shared input for the first layer of a branch alone, by a Gather."
+    sampler: bool | None = option(
+        None,
+        "Method",
+        "Sample input channels for one layer alone, by a Gather: for the first layer of each branch, or for none. "
+        "If not given: for wide layers whose input cannot lose any.",
     )
     macs: float | None = option(
         None,
@@ -55,6 +58,12 @@ class Config(BaseModel):
         (), "Budget", "Glob of nodes or tensors that stay bit-identical; repeatable.", "GLOB"
     )
     only: tuple[str, ...] = option((), "Budget", "Glob of nodes or tensors: prune nothing else; repeatable.", "GLOB")
+    open: tuple[Literal["normalised"], ...] = option(
+        (),
+        "Budget",
+        "Let channels go that are closed by default: the axes that norms and means run over.",
+        "normalised",
+    )
     max_drop: float | None = option(None, "Budget", "Most that --eval or --metric may drop (0.01: one point).", ge=0)
     samples: int | None = option(None, "Data", "Calibration inputs to solve on; 512 if not given.", ge=1)
     batch_size: int = option(32, "Data", "Inputs run at once.", ge=1)
@@ -96,7 +105,7 @@ class Config(BaseModel):
     def _ratios(cls, value: Any) -> Any:
         return load_mapping(value) if isinstance(value, str | Path) else value
 
-    @field_validator("keep", "only", "providers", mode="before")
+    @field_validator("keep", "only", "open", "providers", mode="before")
     @classmethod
     def _several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value

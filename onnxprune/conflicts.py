@@ -38,7 +38,9 @@ def _size_conflicts(sizes: Sequence[Size], units: Units) -> Found:
     fixed: list[Fixed] = []
     for size in sizes:
         other = first.setdefault((size.node, size.place, size.element), size)
-        if other is not size:
+        if other.pinned != size.pinned:
+            fixed += [Fixed(x.label.atoms, f"{size.node.name} takes one number in two ways") for x in (other, size)]
+        elif other is not size and not size.pinned:
             ends: Ends = ((other.label, other.axis, other.upto), (size.label, size.axis, size.upto))
             more = _resolved(ends, f"{size.node.name} takes one number for two different widths", units)
             ties, fixed = ties + more[0], fixed + more[1]

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from scipy.sparse import csr_array
 
 from onnxprune.dependency import Analysis
+from onnxprune.graph import constants
 from onnxprune.labels import WHOLE, Label
 from onnxprune.op_rules.facts import Product
 
@@ -22,8 +23,9 @@ class CostModel:
     """Counts of every constant's elements as a product of forms that are linear in the widths of the groups.
 
     `rest` (T,) elements on unlabelled axes; `forms` K of them, padded with 1; `weight_macs` (T,) multiply–adds of one
-    element a sample; `stored` (T,) 1 for constants, 0 for products of activations; `fixed_macs` what no width changes;
-    `came` the elements of the model as it came, with BatchNorms and without the biases that were added.
+    element a sample; `stored` (T,) 1 for constants of the file, 0 for computed ones and products of activations;
+    `fixed_macs` what no width changes; `came` the elements of the model as it came, with BatchNorms and without the
+    biases that were added.
     """
 
     rest: Float
@@ -78,8 +80,9 @@ class Forms:
 
     def __call__(self, columns: Float) -> Float:
         """(…, T) for (…, columns)."""
-        flat = (self.slope @ columns.reshape(-1, columns.shape[-1]).T).T + self.constant
-        return np.asarray(flat.reshape(*columns.shape[:-1], -1))
+        *leading, count = columns.shape
+        flat = (self.slope @ columns.reshape(int(np.prod(leading)), count).T).T + self.constant
+        return np.asarray(flat.reshape(*leading, self.constant.size))
 
 
 def _forms(rows: Sequence[tuple[int, Label]], count: int, owner: "_Owners") -> Forms:
@@ -96,7 +99,7 @@ def _forms(rows: Sequence[tuple[int, Label]], count: int, owner: "_Owners") -> F
 
 def parameters(model: ir.Model) -> int:
     """Elements of all constants."""
-    return sum(v.const_value.size for v in model.graph.initializers.values() if v.const_value is not None)
+    return sum(v.const_value.size for v in constants(model) if v.const_value is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,11 +143,13 @@ def cost_model(analysis: Analysis, original: ir.Model | None = None) -> CostMode
     `original` is the model before layers were folded and given biases, if not the same.
     """
     owner, batch = _owners(analysis), max(analysis.trace.batch, 1)
-    macs: dict[object, float] = {}
+    macs: dict[ir.Value, float] = {}
     for linear in analysis.linears:
         macs[linear.weight] = macs.get(linear.weight, 0.0) + linear.macs / batch
     slots = analysis.param_slots()
-    values = [v for v in analysis.model.graph.initializers.values() if v.const_value is not None]
+    values = constants(analysis.model)
+    stored = len(values)
+    values += [value for value in macs if value.const_value is None]
     labels = [{slot.label.axes: slot.label for slot in slots.get(value, [])} for value in values]
     rest = [_unlabelled(analysis.trace.shape(v), own) for v, own in zip(values, labels, strict=True)]
     weight_macs = [macs.get(value, 0.0) for value in values]
@@ -155,12 +160,12 @@ def cost_model(analysis: Analysis, original: ir.Model | None = None) -> CostMode
     most = max((len(own) for own in labels), default=0)
     by_rank = [[(t, list(own.values())[k]) for t, own in enumerate(labels) if len(own) > k] for k in range(most)]
     fixed = sum(product.macs for product in analysis.products if product.label is None) / batch
-    stored = np.arange(len(labels)) < len(values)
+    is_stored = np.arange(len(labels)) < stored
     return CostModel(
         np.array(rest),
         tuple(_forms(rows, len(labels), owner) for rows in by_rank),
         np.array(weight_macs),
-        stored.astype(np.float64),
+        is_stored.astype(np.float64),
         fixed,
         owner.full,
         owner.combined,

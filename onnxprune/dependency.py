@@ -5,17 +5,21 @@ connected components, so no result depends on the order in which ties are met.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxprune.graph import captured_values
+from onnxprune.constants import computed_constants
+from onnxprune.graph import bodies, callee, why_not_inlined
 from onnxprune.grouping import Closed, Group, Slot, group_units
 from onnxprune.labels import Atoms, Label, Labels
 from onnxprune.op_rules import RULES, Op
+from onnxprune.op_rules.barriers import BARRIERS
+from onnxprune.op_rules.computed import sources
 from onnxprune.op_rules.facts import (
     Balanced,
     Fact,
@@ -26,12 +30,14 @@ from onnxprune.op_rules.facts import (
     Lines,
     Out,
     Param,
+    Part,
     Product,
     Settled,
     Size,
     Summed,
     Tie,
 )
+from onnxprune.op_rules.registry import unasked
 from onnxprune.resolve import resolve
 from onnxprune.sizes import loose_sizes
 from onnxprune.trace import Trace
@@ -48,6 +54,7 @@ class Ledger:
     labels: dict[ir.Value, Labels] = field(default_factory=dict)
     slots: list[Slot] = field(default_factory=list)
     summed: list[Slot] = field(default_factory=list)
+    parts: list[Slot] = field(default_factory=list)
     ties: list[tuple[Atoms, Atoms]] = field(default_factory=list)
     fixed: list[Fixed] = field(default_factory=list)
     lines: list[Lines] = field(default_factory=list)
@@ -71,20 +78,23 @@ class Ledger:
             self.labels[value] = fact.labels
             self.slots += [Slot(value, label) for label in fact.labels]
         elif isinstance(fact, Param):
-            self.slots.append(Slot(_given(node, fact.index), fact.label, fact.contracted, node))
+            self.slots.append(Slot(_given(node, fact.index), fact.label, fact.contracted, node, fact.nothing))
         elif isinstance(fact, Summed):
-            self.summed.append(Slot(_given(node, fact.index), fact.label, True, node))
-        elif isinstance(fact, Tie):
-            self.ties.append((fact.left.reshape(-1), fact.right.reshape(-1)))
+            self.summed.append(Slot(_given(node, fact.index), fact.label, True, node, zero=fact.zero))
+        elif isinstance(fact, Part):
+            self.parts.append(Slot(_given(node, 0), fact.label, False, node))
         elif isinstance(fact, Lines):
             self.lines.append(fact)
         elif isinstance(fact, Settled):
             self.settled.add((node, fact.index, fact.element))
         else:
-            self._file(fact)
+            self.file(fact)
 
-    def _file(self, fact: Fixed | Balanced | Size | Follow | Index | Linear | Product) -> None:
+    def file(self, fact: Fact) -> None:
+        """File a fact that says itself what it is about."""
         match fact:
+            case Tie():
+                self.ties.append((fact.left.reshape(-1), fact.right.reshape(-1)))
             case Fixed():
                 self.fixed.append(fact)
             case Balanced():
@@ -111,7 +121,8 @@ def _given(node: ir.Node, index: int) -> ir.Value:
 class Analysis:
     """What can go from a model. Labels hold unit numbers here: atoms that go together share one, `WHOLE` stays.
 
-    `summed` are the computed inputs that an operator sums over against another one.
+    `summed` are the computed inputs that an operator sums over against another one, `parts` those that one takes
+    statistics over.
     A choice is a boolean array `keep` with one entry a unit and a last one, always true, for `WHOLE`.
     """
 
@@ -122,6 +133,7 @@ class Analysis:
     closed: tuple[Closed, ...]
     slots: tuple[Slot, ...]
     summed: tuple[Slot, ...]
+    parts: tuple[Slot, ...]
     sizes: tuple[Size, ...]
     indices: tuple[Index, ...]
     linears: tuple[Linear, ...]
@@ -150,63 +162,115 @@ class Analysis:
         return found
 
 
-def analyse(model: ir.Model, trace: Trace) -> Analysis:
-    """Find the groups of a normalised model.
+def analyse(model: ir.Model, trace: Trace, opened: Collection[str] = ()) -> Analysis:
+    """Find the groups of a normalised model; `opened` names what is closed by default (`--open`).
 
     Never raises on an unknown operator: that is a barrier, and its reason stands in `closed`.
     """
-    ledger = _collect(model, trace)
+    ledger = _collect(model, trace, opened)
     given = Constraints(ledger.ties, ledger.fixed, ledger.balanced, ledger.sizes, ledger.follows, ledger.lines)
     factored = [s.label.atoms for s in ledger.slots if s.reader is None and len(s.label.axes) > 1]
     units = resolve(ledger.count, given, factored, [s.label.atoms for s in ledger.slots])
     slots = tuple(replace(slot, label=units.label(slot.label)) for slot in ledger.slots)
     summed = tuple(replace(slot, label=units.label(slot.label)) for slot in ledger.summed)
+    parts = tuple(replace(slot, label=units.label(slot.label)) for slot in ledger.parts)
     linears = tuple(replace(x, features=units.of(x.features), outputs=units.of(x.outputs)) for x in ledger.linears)
     sizes = tuple(replace(size, label=units.label(size.label)) for size in ledger.sizes)
     indices = tuple(replace(index, label=units.label(index.label)) for index in ledger.indices)
     products = [replace(x, label=units.label(x.label) if x.label else None) for x in ledger.products]
     groups, closed = group_units(units, ledger.slots, slots, linears)
-    return Analysis(model, trace, units.count, groups, closed, slots, summed, sizes, indices, linears, tuple(products))
+    return Analysis(
+        model, trace, units.count, groups, closed, slots, summed, parts, sizes, indices, linears, tuple(products)
+    )
 
 
-def _collect(model: ir.Model, trace: Trace) -> Ledger:
+def _collect(model: ir.Model, trace: Trace, opened: Collection[str]) -> Ledger:
     ledger = Ledger()
-    opsets = model.opset_imports
-    for node in model.graph:
-        for fact in _facts(node, opsets, ledger, trace):
-            ledger.enter(node, fact)
+    _enter_nodes(model.graph, _Seen(model, trace, opened, computed_constants(model)), ledger)
     for value in model.graph.outputs:
         _fix_all(ledger, ledger.labels.get(value, ()), "it is an output of the model")
-    _join_shared_constants(model, ledger)
-    ledger.fixed += loose_sizes(model, trace, ledger.labels, ledger.settled)
+    _join_shared_constants(ledger)
+    for fact in loose_sizes(model, trace, ledger.labels, ledger.settled):
+        ledger.file(fact)
     return ledger
 
 
-def _facts(node: ir.Node, opsets: Mapping[str, int], ledger: Ledger, trace: Trace) -> Iterable[Fact]:
-    known = RULES.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What the rules are told besides the labels."""
+
+    model: ir.Model
+    trace: Trace
+    opened: Collection[str]
+    computed: Collection[ir.Value]
+
+    def op(self, node: ir.Node, ledger: Ledger) -> Op:
+        """The node as a rule sees it."""
+        opset = self.model.opset_imports.get(node.domain, self.model.opset_imports.get("", 1))
+        return Op(node, opset, ledger.labels, self.trace, ledger.fresh, self.opened, self.computed)
+
+
+def _enter_nodes(graph: ir.Graph, seen: _Seen, ledger: Ledger, body: bool = False) -> None:
+    """File the facts of a graph's nodes, of each after those of the bodies in it.
+
+    What a layer in a body reads cannot be collected, so it cannot be solved again.
+    """
+    for node in graph:
+        for inner in bodies(node):
+            _enter_nodes(inner, seen, ledger, body=True)
+        facts = () if all(value in seen.computed for value in node.outputs) else _facts(node, seen, ledger)
+        for fact in facts:
+            _enter(node, replace(fact, refit=False) if body and isinstance(fact, Linear) else fact, seen, ledger)
+
+
+def _enter(node: ir.Node, fact: Fact, seen: _Seen, ledger: Ledger) -> None:
+    """File a fact; what cuts a computed constant also cuts what that is computed from."""
+    ledger.enter(node, fact)
+    producer = _given(node, fact.index).producer() if isinstance(fact, Param) else None
+    if producer is not None and isinstance(fact, Param):
+        for behind in sources(seen.op(producer, ledger), fact):
+            _enter(producer, behind, seen, ledger)
+
+
+def _facts(node: ir.Node, seen: _Seen, ledger: Ledger) -> Iterable[Fact]:
+    op, known = seen.op(node, ledger), RULES.get(_key(node))
     values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.name]
-    captured = [labels for value in captured_values(node) for labels in ledger.labels.get(value, ())]
-    if known is None or captured or not all(trace.knows(value) for value in values):
-        given = [label for value in node.inputs if value is not None for label in ledger.labels.get(value, ())]
-        reason = f"{node.op_type} ({node.name}) has no rule" if not captured else f"the body of {node.name} reads it"
-        return [Fixed(label.atoms, reason) for label in (*given, *captured)]
-    return known(Op(node, opsets.get(node.domain, opsets.get("", 1)), ledger.labels, trace, ledger.fresh))
+    unknown = [value for value in values if not seen.trace.knows(value)]
+    if known is None or unknown:
+        ends = [value for body in bodies(node) for value in body.outputs]
+        entering = (value for value in (*node.inputs, *ends) if value is not None)
+        given = [label for value in entering for label in ledger.labels.get(value, ())]
+        reason = (
+            f"{node.op_type} ({node.name}) {_unruled(seen.model, node) if known is None else 'is not known to run'}"
+        )
+        return [Fixed(label.atoms, reason) for label in given]
+    return chain(known(op), unasked(op))
+
+
+def _unruled(model: ir.Model, node: ir.Node) -> str:
+    function = callee(model, node)
+    if function is None:
+        return BARRIERS.get(_key(node), "has no rule")
+    return why_not_inlined(model, function) or "is a local function"
+
+
+def _key(node: ir.Node) -> tuple[str, str]:
+    return "" if node.domain == "ai.onnx" else node.domain, node.op_type
 
 
 def _fix_all(ledger: Ledger, labels: Labels, reason: str) -> None:
     ledger.fixed += [Fixed(label.atoms, reason) for label in labels]
 
 
-def _join_shared_constants(model: ir.Model, ledger: Ledger) -> None:
+def _join_shared_constants(ledger: Ledger) -> None:
     """A constant that several nodes read is sliced once: its uses go together, or it stays whole."""
     by_value: dict[ir.Value, list[Slot]] = defaultdict(list)
     for slot in ledger.slots:
         if slot.reader is not None:
             by_value[slot.value].append(slot)
-    captured = {value for node in model.graph for value in captured_values(node)}
     for value, slots in by_value.items():
         readers = {node for node, _ in value.uses()}
-        if readers != {slot.reader for slot in slots} or value in captured or value.is_graph_output():
+        if readers != {slot.reader for slot in slots} or value.is_graph_output():
             reason = f"{value.name!r} is also read where its channels are not known"
             ledger.fixed += [Fixed(slot.label.atoms, reason) for slot in slots]
         elif len(slots) > 1:

@@ -13,14 +13,42 @@ SAMPLER = "onnxprune.sampler"
 """The key of a channel sampler's full width in its node's `meta`, which stays in memory and is not written."""
 
 
+def every_node(model: ir.Model) -> Iterator[ir.Node]:
+    """The nodes of the main graph and of all bodies; those of a body come right after the node that holds it."""
+    return iter(ir.traversal.RecursiveGraphIterator(model.graph))
+
+
+def bodies(node: ir.Node) -> list[ir.Graph]:
+    """The graphs that a control-flow node holds: branches, or the body of a loop."""
+    return [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH and not a.is_ref()]
+
+
+def callee(model: ir.Model, node: ir.Node) -> ir.Function | None:
+    """The local function that a node calls."""
+    return model.functions.get(node.op_identifier())
+
+
+def why_not_inlined(model: ir.Model, function: ir.Function) -> str:
+    """Why a local function cannot take the place of its calls; empty where it can."""
+    for domain, version in function.opset_imports.items():
+        if model.opset_imports.get(domain, version) != version:
+            return f"is a local function of opset {version}, the model is of {model.opset_imports[domain]}"
+    return ""
+
+
+def constants(model: ir.Model) -> list[ir.Value]:
+    """The initializers of the main graph and of all bodies."""
+    return [v for graph in model.graphs() for v in graph.initializers.values() if v.const_value is not None]
+
+
 def values_by_name(model: ir.Model) -> dict[str, ir.Value]:
-    """Every value of the main graph."""
-    return dict(ir.convenience.create_value_mapping(model.graph, include_subgraphs=False))
+    """Every value of the main graph and of all bodies; names are unique after the pre-pass."""
+    return dict(ir.convenience.create_value_mapping(model.graph))
 
 
 def nodes_by_name(model: ir.Model) -> dict[str, ir.Node]:
-    """Every node of the main graph; names are unique after the pre-pass."""
-    return {node.name or "": node for node in model.graph}
+    """Every node of the main graph and of all bodies; names are unique after the pre-pass."""
+    return {node.name or "": node for node in every_node(model)}
 
 
 def array_of(value: ir.Value) -> Array:
@@ -50,9 +78,10 @@ def replace_lazily(value: ir.Value, shape: tuple[int, ...], make: Callable[[], A
 
 
 def names_in(graph: ir.Graph) -> set[str]:
-    """Every name that a value of the graph has."""
-    names = {value.name for node in graph for value in node.outputs} | {value.name for value in graph.inputs}
-    return {name for name in names if name} | set(graph.initializers)
+    """Every name that a value of the graph has, or one of a body in it."""
+    names = {value.name for node in graph.all_nodes() for value in node.outputs}
+    names |= {value.name for each in (graph, *graph.subgraphs()) for value in each.inputs}
+    return {name for name in names if name}.union(*(each.initializers for each in (graph, *graph.subgraphs())))
 
 
 def add_constant(
@@ -74,14 +103,15 @@ def add_constant(
 
 def captured_values(node: ir.Node) -> Iterator[ir.Value]:
     """The values that the bodies of a control-flow node read, their own among them."""
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            for inner in ir.traversal.RecursiveGraphIterator(attribute.as_graph()):
-                yield from (value for value in inner.inputs if value is not None)
-            yield from attribute.as_graph().outputs
+    for body in bodies(node):
+        for inner in ir.traversal.RecursiveGraphIterator(body):
+            yield from (value for value in inner.inputs if value is not None)
+        yield from (value for graph in (body, *body.subgraphs()) for value in graph.outputs)
 
 
 def sole_reader(value: ir.Value) -> ir.Node | None:
-    """The one node that reads a value; None where there are more or none, or where it is an output of the graph."""
+    """The one node that reads a value; None where there are more or none, in a body, or where it is an output."""
     uses = list(value.uses())
-    return uses[0][0] if len(uses) == 1 and not value.is_graph_output() else None
+    if len(uses) != 1 or value.is_graph_output():
+        return None
+    return uses[0][0] if uses[0][0].graph is value.graph else None

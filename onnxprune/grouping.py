@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxprune.graph import Array
 from onnxprune.labels import WHOLE, Atoms, Label
 from onnxprune.op_rules.facts import Linear
 from onnxprune.units import Classes, Units, classes_of
@@ -17,12 +18,18 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """A labelled place: an activation, or (with `reader`) a constant; `contracted` where the reader sums over it."""
+    """A labelled place: an activation, or (with `reader`) a constant; `contracted` where the reader sums over it.
+
+    What `nothing` holds contributes nothing to that sum, or the reader's input `zero`; None: zero does. A constant may
+    be computed from others.
+    """
 
     value: ir.Value
     label: Label
     contracted: bool = False
     reader: ir.Node | None = None
+    nothing: Array | None = None
+    zero: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +52,11 @@ class Group:
     def width(self) -> int:
         """How many blocks it has."""
         return int(self.member.max()) + 1
+
+    @property
+    def loops(self) -> tuple[Linear, ...]:
+        """The writers that read what they made a step before, as well."""
+        return tuple(linear for linear in self.writers if linear.x is linear.y)
 
     @property
     def row_count(self) -> int:
@@ -91,14 +103,25 @@ def group_units(
     layers = _Layers(units.count, linears)
     members = [found for level in units.levels for found in _level_members(level, slots)]
     names = _taken_names()
-    groups, single = [], []
+    groups: list[Group] = []
+    single: list[tuple[Group, Closed]] = []
     for own, member, here in sorted(members, key=lambda one: int(one[0].min())):
         group = _group(own, member, here, layers, units, names(_name(here, makers)))
         if group.width > group.row_count:
             groups.append(group)
         else:
-            single.append(Closed(group.name, group.width, SINGLE))
-    return tuple(groups), (*_closed(units, raw, makers), *single)
+            single.append((group, Closed(group.name, group.width, SINGLE)))
+    return tuple(groups), (*_closed(units, raw, makers), *_not_otherwise_open(single, groups, units.count))
+
+
+def _not_otherwise_open(
+    single: Iterable[tuple[Group, Closed]], groups: Iterable[Group], count: int
+) -> Iterator[Closed]:
+    """What cannot go block by block, and not along another axis either."""
+    open_ = np.zeros(count, np.bool_)
+    for group in groups:
+        open_[group.units] = True
+    yield from (closed for group, closed in single if not open_[group.units].all())
 
 
 def _level_members(level: Atoms, slots: Sequence[Slot]) -> Iterator[tuple[Atoms, Atoms, list[Slot]]]:

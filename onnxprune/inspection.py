@@ -1,12 +1,13 @@
 """What could be pruned from a model, before anything is: groups, widths, what they cost, and what is closed and why."""
 
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict
 
 from onnxprune.config import Config, make_config
-from onnxprune.costs import CostModel, cost_model
+from onnxprune.costs import CostModel, Float, Widths, cost_model
 from onnxprune.dependency import Analysis, Group
 from onnxprune.model_io import ModelSource, load
 from onnxprune.prepare import open_data, prepare
@@ -45,7 +46,10 @@ class GroupFacts(_Frozen):
 
 
 class Inspection(_Frozen):
-    """What `onnxprune inspect` tells."""
+    """What `onnxprune inspect` tells.
+
+    `least_macs` and `least_params` are the shares that would remain with half of every open group gone.
+    """
 
     schema_version: Literal[1] = 1
     model: str
@@ -56,24 +60,27 @@ class Inspection(_Frozen):
     outputs: tuple[InputFacts, ...]
     nodes: int
     totals: Totals
+    least_macs: float
+    least_params: float
     groups: tuple[GroupFacts, ...]
     closed: tuple[ClosedReport, ...]
     guesses: tuple[str, ...]
 
 
-def inspect(model: ModelSource, config: Config | None = None) -> Inspection:
-    """Analyse a model on two made-up inputs, whose shapes `config.input_shape` may give; nothing is changed.
+def inspect(model: ModelSource, config: Config | None = None, calib: object = None) -> Inspection:
+    """Analyse a model on two inputs of `calib`, else made-up ones, whose shapes `config.input_shape` may give.
 
     Raises BadInput where the model cannot be read or run.
     """
     settings = make_config(**{**(config.model_dump(exclude_unset=True) if config else {}), "samples": FEW_SAMPLES})
     loaded = load(model)
-    data = open_data(loaded.model, None, settings, matched=False)
+    data = open_data(loaded.model, calib, settings, matched=False)
     prepared = prepare(loaded.model, data, settings, fold=False)
     analysis = prepared.analysis
     costs = cost_model(analysis)
     place = {id(group): index for index, group in enumerate(analysis.groups)}
     shares = _shares(costs)
+    halved = _half_widths(costs, {place[id(group)]: group for group in prepared.groups})
     return Inspection(
         model=str(loaded.path or loaded.model.graph.name or "model"),
         opsets=dict(loaded.model.opset_imports),
@@ -83,10 +90,27 @@ def inspect(model: ModelSource, config: Config | None = None) -> Inspection:
         outputs=tuple(_facts(v) for v in loaded.model.graph.outputs),
         nodes=len(loaded.model.graph),
         totals=_totals(costs, analysis),
+        least_macs=_share(costs.macs, costs.full, halved),
+        least_params=_share(costs.params, costs.full, halved),
         groups=tuple(_group(group, *shares[place[id(group)]]) for group in prepared.groups),
         closed=tuple(ClosedReport(name=c.name, width=c.width, reason=c.reason) for c in prepared.closed),
         guesses=data.guesses,
     )
+
+
+def _half_widths(costs: CostModel, open_groups: Mapping[int, Group]) -> Widths:
+    """The widths with half of every open group (index → group) gone: the larger half stays, the same in each row."""
+    widths = costs.full.copy()
+    for index, group in open_groups.items():
+        a_row = group.width // group.row_count
+        widths[index] = (a_row - a_row // 2) * group.row_count
+    return widths
+
+
+def _share(count: Callable[[Widths], Float], full: Widths, widths: Widths) -> float:
+    """What is left of a cost; of a cost that is nothing, all."""
+    before, after = float(count(full)), float(count(widths))
+    return after / before if before else 1.0
 
 
 def _totals(costs: CostModel, analysis: Analysis) -> Totals:

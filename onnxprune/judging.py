@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 from onnxprune.bench import bench
-from onnxprune.calibration.source import ImageOptions, input_specs, open_calibration
+from onnxprune.calibration.source import ImageOptions, Trial, input_specs, open_calibration
 from onnxprune.config import Config
 from onnxprune.doctor import diagnose
 from onnxprune.errors import BadInput
@@ -116,6 +116,7 @@ def compare_models(
         batch_size=min(config.batch_size, samples),
         seed=config.seed,
         image=image,
+        trial=Trial(a),
     )
     return Comparison(
         first=first,

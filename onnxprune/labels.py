@@ -72,19 +72,20 @@ def transposed(labels: Labels, perm: Sequence[int]) -> Labels:
 def reshaped(labels: Labels, before: Shape, after: Shape) -> tuple[Labels, Labels]:
     """Carry labels through a row-major reshape: (the labels after it, the labels it loses).
 
-    Axes are cut into the smallest runs of equal product. A label is lost where another meets it in one run, for the
-    positions then stand for pairs of atoms, and where its only position has no axis left.
+    Axes are cut into the smallest runs of equal product. Where labels meet in one run the positions would stand for
+    pairs of atoms: all but the largest are lost. So is a label whose only position has no axis left.
     """
     if 0 in before:
         return (), labels
     runs = _runs(before, after)
     kept: list[Label] = []
     lost: list[Label] = []
-    for label in labels:
+    taken: set[int] = set()
+    for label in sorted(labels, key=lambda label: -label.atoms.size):
         own = [run for run in runs if set(run[0]) & set(label.axes)]
-        others = {axis for other in labels if other is not label for axis in other.axes}
-        meets = any(set(inside) & others for inside, _ in own)
-        through = None if meets else _through(label, own, before, after)
+        inside = {axis for run in own for axis in run[0]}
+        through = None if inside & taken else _through(label, own, before, after)
+        taken |= inside if through is not None else set()
         kept += [] if through is None else [through]
         lost += [label] if through is None else []
     return tuple(kept), tuple(lost)

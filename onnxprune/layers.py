@@ -7,6 +7,7 @@ import onnx_ir as ir
 from onnxprune.dependency import Analysis
 from onnxprune.graph import captured_values, sole_reader
 from onnxprune.op_rules.facts import Linear
+from onnxprune.op_rules.stored import stored
 from onnxprune.trace import Trace
 from onnxprune.weights import bias_behind
 
@@ -33,12 +34,9 @@ class Layer:
 
 
 def solvable(analysis: Analysis) -> list[Linear]:
-    """The layers whose weight can be solved for: plainly X Wᵀ + b, constants of their own."""
-    return [linear for linear in analysis.linears if linear.refit and _own(linear.weight) and _own(linear.bias)]
-
-
-def _own(value: ir.Value | None) -> bool:
-    return value is None or (value.const_value is not None and len(value.uses()) == 1 and not value.is_graph_output())
+    """The layers whose weight can be solved for: plainly X Wᵀ + b in real numbers, constants of their own."""
+    plain = [linear for linear in analysis.linears if linear.refit and linear.decode is None]
+    return [x for x in plain if stored(x.weight) is not None and (x.bias is None or stored(x.bias) is not None)]
 
 
 def layers_in_order(analysis: Analysis) -> tuple[list[Layer], dict[ir.Value, int]]:
@@ -55,6 +53,8 @@ def layers_in_order(analysis: Analysis) -> tuple[list[Layer], dict[ir.Value, int
 
 def _layer(linear: Linear, wave: dict[ir.Value, int], trace: Trace) -> Layer:
     ready, result, bias = wave.get(linear.x, 0), linear.y, linear.bias
+    if linear.kind == "recurrent":  # what it is solved for stays inside the operator
+        return Layer(linear, bias, ready, None, False)
     if linear.kind == "matmul" and (bias := bias_behind(linear.node)) is not None:
         add = sole_reader(result)
         assert add is not None

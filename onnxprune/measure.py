@@ -1,13 +1,14 @@
 """The last stage: accuracy, fidelity and latency of the pruned model against the original."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from onnxprune.bench import bench
-from onnxprune.calibration.source import ImageOptions, Source, input_specs, load_labelled
+from onnxprune.calibration.source import ImageOptions, Source, Trial, input_specs, load_labelled
+from onnxprune.calibration.window import batch_of, cut
 from onnxprune.config import Config
 from onnxprune.errors import BadInput, BudgetNotMet
 from onnxprune.fidelity import Metric, accuracy, compare, load_metric
@@ -67,7 +68,7 @@ def open_judge(model: ir.Model, labelled: object, metric: str | None, config: Co
     if labelled is None:
         return None
     image = ImageOptions(config.image_size, config.mean, config.std, config.layout, config.channel_order)
-    return Judge("top-1 accuracy", load_labelled(str(labelled), input_specs(model), image), None)
+    return Judge("top-1 accuracy", load_labelled(str(labelled), input_specs(model), image, trial=Trial(model)), None)
 
 
 def measure(original: ir.Model, pruned: ir.Model, data: Data, judge: Judge | None, config: Config) -> Measured:
@@ -86,23 +87,18 @@ def measure(original: ir.Model, pruned: ir.Model, data: Data, judge: Judge | Non
     if not config.measure:
         return Measured(accuracy=judged)
     fidelity = compare(original, pruned, data.apart, data.held_out)
-    return Measured(fidelity, judged, latency([original, pruned], data.sample, data.axes, config))
+    return Measured(fidelity, judged, latency([original, pruned], data, config))
 
 
-def latency(
-    models: Sequence[ir.Model], sample: Mapping[str, Array], axes: Mapping[str, int | None], config: Config
-) -> tuple[Latency, ...]:
-    """Time original and pruned in turn on one calibration input."""
-    feeds = {
-        name: array if axes.get(name) is None else array.take([0], axes[name]) for name, array in sample.items()
-    } if all(model_accepts_one(models[0], name, axis) for name, axis in axes.items()) else dict(sample)  # fmt: skip
+def latency(models: Sequence[ir.Model], data: Data, config: Config) -> tuple[Latency, ...]:
+    """Time original and pruned in turn on one calibration input, or as many as the model insists on."""
+    feeds = dict(data.sample) if data.fixed_batch else cut(data.sample, data.axes, 0, 1)
     before, after = bench(
         models, feeds=feeds, threads=config.threads, providers=config.providers or None, seconds=BENCH_SECONDS
     )
-    batch = next((feeds[n].shape[a] for n, a in axes.items() if a is not None), 1)
     return (
         Latency(
-            batch=batch,
+            batch=batch_of(feeds, data.axes),
             threads=config.threads,
             before_ms=before.median,
             after_ms=after.median,
@@ -111,9 +107,3 @@ def latency(
             speedup_p90=after.ratio_p90,
         ),
     )
-
-
-def model_accepts_one(model: ir.Model, name: str, axis: int | None) -> bool:
-    """Whether an input may hold a single sample."""
-    value = next(v for v in model.graph.inputs if v.name == name)
-    return axis is None or value.shape is None or not isinstance(value.shape[axis], int) or value.shape[axis] == 1

@@ -10,6 +10,14 @@ import onnx_ir as ir
 
 from onnxprune.errors import BadInput
 
+_RUNTIME_OPERATORS = (
+    "SimplifiedLayerNormalization",
+    "LayerNormalization",
+    "Affine",
+    "ParametricSoftplus",
+    "ScaledTanh",
+)
+"""What onnxruntime registers in ONNX's domain and ONNX does not (LayerNormalization: before opset 17)."""
 _DENSE_LIMIT = 1 << 31  # a few bytes of sparse initializer could otherwise ask for terabytes
 
 
@@ -37,14 +45,42 @@ def parse(data: bytes, where: str) -> onnx.ModelProto:
 def require_valid(model: onnx.ModelProto | bytes | str, where: str) -> None:
     """Run `onnx.checker` on a proto, bytes, or a path (which may lead to more than 2 GB of external data).
 
+    Operators that onnxruntime alone knows in ONNX's own domain (its optimiser writes them) are left to onnxruntime.
+
     Raises:
         BadInput: the checker found the model invalid.
     """
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # the checker also raises ValueError, RuntimeError and DecodeError
+        if (known := _without_runtime_operators(model)) is not None:
+            return require_valid(known, where)
         reason = " ".join(str(error).split())
         raise BadInput(f"{where}: onnx.checker refuses the model: {reason}") from error
+
+
+def _without_runtime_operators(model: onnx.ModelProto | bytes | str) -> onnx.ModelProto | None:
+    """A copy in which the runtime's own operators stand in its own domain, which the checker skips; None: it has none.
+
+    External weights become inputs there: a proto without a path has no folder to look for them in.
+    """
+    copy = onnx.ModelProto()
+    if isinstance(model, onnx.ModelProto):
+        copy.CopyFrom(model)
+    else:
+        copy.ParseFromString(Path(model).read_bytes() if isinstance(model, str) else model)
+    ours = [node for node in _nodes(copy) if node.op_type in _RUNTIME_OPERATORS and node.domain in ("", "ai.onnx")]
+    for node in ours:
+        node.domain = "com.microsoft"
+    if ours and all(imported.domain != "com.microsoft" for imported in copy.opset_import):
+        copy.opset_import.add(domain="com.microsoft", version=1)
+    listed = {value.name for value in copy.graph.input}
+    for tensor in [t for t in copy.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]:
+        if tensor.name not in listed:
+            kind = onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
+            copy.graph.input.append(onnx.helper.make_value_info(tensor.name, kind))
+        copy.graph.initializer.remove(tensor)
+    return copy if ours else None
 
 
 def require_external_data(proto: onnx.ModelProto, folder: Path | None, where: str) -> None:

@@ -12,7 +12,7 @@ from onnxprune.config import BUDGETS, Config, checked, load_mapping, option
 from onnxprune.errors import BadInput
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-LISTS = ("keep", "only", "providers", "input_shape")
+LISTS = ("keep", "only", "open", "providers", "input_shape")
 SHORT = {"output": "-o"}
 
 

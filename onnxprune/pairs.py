@@ -31,9 +31,10 @@ class Pair:
 
 def find_pairs(layers: Sequence[Layer]) -> dict[str, Pair]:
     """The pairs among these layers, by the name of the second."""
-    by_result = {_result(layer): layer for layer in layers if layer.linear.groups == 1}
+    plain = [layer for layer in layers if layer.linear.weight.const_value is not None]
+    by_result = {_result(layer): layer for layer in plain if layer.linear.groups == 1}
     found = {}
-    for second in layers:
+    for second in plain:
         between = _activation(second.linear.x)
         first = by_result.get(between[0]) if between is not None and second.linear.groups == 1 else None
         if first is not None and between is not None and _alike(first, second):

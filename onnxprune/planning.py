@@ -31,23 +31,42 @@ def keep_of_widths(analysis: Analysis, scored: Sequence[Scored], chosen: Chosen)
 def provable(analysis: Analysis, keep: Keep, scored: Sequence[Scored], feeds: Mapping[str, Array]) -> dict[str, str]:
     """The groups whose removal cannot be proved, with the reason; empty where all is well.
 
-    A rule that misjudges an operator shows here: the group then stays whole instead of the run going wrong.
+    A rule that misjudges an operator shows here: the group then stays whole instead of the run going wrong. Where each
+    can be proved alone (a whole head here and a column there may leave a slice of a tensor empty), they are added one
+    after the other, and those stay whole that no longer can.
     """
+    if not _refusal(analysis, keep, feeds):
+        return {}
+    failed = {}
+    for one in scored:
+        alone = analysis.keep_all()
+        one.group.cut(alone, one.group.kept(keep))
+        if why := _refusal(analysis, alone, feeds):
+            failed[one.group.name] = f"its removal cannot be proved: {why}"
+    return failed or _refused_in_turn(analysis, keep, scored, feeds)
+
+
+def _refused_in_turn(
+    analysis: Analysis, keep: Keep, scored: Sequence[Scored], feeds: Mapping[str, Array]
+) -> dict[str, str]:
+    failed, together = {}, analysis.keep_all()
+    for one in scored:
+        trial = together.copy()
+        one.group.cut(trial, one.group.kept(keep))
+        if why := _refusal(analysis, trial, feeds):
+            failed[one.group.name] = f"its removal cannot be proved together with that of others: {why}"
+        else:
+            together = trial
+    return failed
+
+
+def _refusal(analysis: Analysis, keep: Keep, feeds: Mapping[str, Array]) -> str:
+    """Why a removal cannot be proved; empty where it can."""
     try:
         prove(analysis, remove(analysis, keep), keep, feeds)
-    except ProofFailed as whole:
-        failed = {}
-        for one in scored:
-            alone = analysis.keep_all()
-            one.group.cut(alone, one.group.kept(keep))
-            try:
-                prove(analysis, remove(analysis, alone), alone, feeds)
-            except ProofFailed as error:
-                failed[one.group.name] = f"its removal cannot be proved: {error}"
-        if not failed:
-            raise ProofFailed(f"{whole}; each group alone can be proved, all together cannot") from whole
-        return failed
-    return {}
+    except ProofFailed as error:
+        return str(error)
+    return ""
 
 
 def reader_errors(prepared: Prepared, solved: Sequence[Rebuilt]) -> dict[str, float]:

@@ -6,22 +6,25 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import prod
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxprune.calibration.batchnorm_match import match
 from onnxprune.calibration.inputs import batch_axes, fixed_batch
 from onnxprune.calibration.recorded import Recorded
-from onnxprune.calibration.source import ImageOptions, Source, input_specs, open_calibration
+from onnxprune.calibration.source import ImageOptions, Source, Trial, input_specs, open_calibration
 from onnxprune.calibration.window import Window, batch_of, cut
 from onnxprune.config import Config
 from onnxprune.dependency import Analysis, Closed, Group, analyse
 from onnxprune.errors import BadInput
-from onnxprune.graph import Array
+from onnxprune.functions import analysed
+from onnxprune.graph import Array, every_node
+from onnxprune.labels import WHOLE
 from onnxprune.layers import solvable
 from onnxprune.passes.add_bias import add_bias
 from onnxprune.passes.fold_batchnorm import fold_batchnorm
 from onnxprune.passes.normalise import normalise
-from onnxprune.passes.samplers import add_samplers
+from onnxprune.passes.samplers import add_samplers, sharing
 from onnxprune.trace import Trace, trace
 
 DEFAULT_SAMPLES = 512
@@ -36,6 +39,9 @@ FEWEST_JUDGED, JUDGED = 16, 3.5e10
 LARGEST_ACTIVATION = 32_000_000
 """Bytes of one tensor that the system hands out again; larger ones are new pages each time, which took half a sweep."""
 TRACE_BATCH = 2
+FEWEST_SAMPLED, WORTH_SAMPLING = 16, 512
+"""A layer whose input cannot go samples it, if it has so many channels, and if each of them goes into so many products:
+to copy one costs about as much as a dozen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +86,14 @@ def open_data(model: ir.Model, calib: object, config: Config, matched: bool = Tr
     wanted = config.samples or DEFAULT_SAMPLES
     batch = min(config.batch_size, wanted)
     opened = open_calibration(
-        calib, specs, config.input_shape, samples=wanted + HELD_OUT, batch_size=batch, seed=config.seed, image=image
+        calib,
+        specs,
+        config.input_shape,
+        samples=wanted + HELD_OUT,
+        batch_size=batch,
+        seed=config.seed,
+        image=image,
+        trial=Trial(model),
     )
     with _blamed(opened.guesses):
         source, axes = match(model, opened.source) if matched else opened.source, batch_axes(opened.specs)
@@ -149,21 +162,41 @@ def prepare(model: ir.Model, data: Data, config: Config, fold: bool) -> Prepared
 
     Raises BadInput where `--keep` or `--only` match nothing, or the model does not run on the data.
     """
-    original = normalise(model)
-    traced = _trace(original, data)
-    analysis = analyse(original, traced)
+    normal = normalise(model)
+    kept = {node.name or "" for node in every_node(normal) if matches([node.name or ""], config.keep)}
+    analysis = analysed(normal, lambda inlined: _trace(inlined, data), kept, config.open)
+    original, traced = analysis.model, analysis.trace
     frozen = _frozen(original, analysis, config)
     if fold and analysis.groups:
         ours = {linear.node.name or "" for linear in analysis.linears} - frozen
-        analysis = _again(fold_batchnorm(original, ours), data, traced)
+        analysis = _again(fold_batchnorm(original, ours), data, traced, config)
         ours = {x.node.name or "" for x in solvable(analysis)} - frozen
-        analysis = _again(add_bias(analysis.model, ours), data, analysis.trace)
-    if config.sampler:
-        ours = {x.node.name or "" for x in solvable(analysis) if x.groups == 1} - frozen
-        analysis = _again(add_samplers(analysis.model, ours), data, analysis.trace)
-    _require_matches((original, analysis.model), config)
+        analysis = _again(add_bias(analysis.model, ours), data, analysis.trace, config)
+    if sampled := _sampled(analysis, frozen, config):
+        analysis = _again(add_samplers(analysis.model, sampled), data, analysis.trace, config)
+    _require_matches((normal, original, analysis.model), config)
     groups, closed = _chosen(analysis, config)
     return Prepared(original, analysis, groups, (*analysis.closed, *closed), frozen)
+
+
+def _sampled(analysis: Analysis, frozen: frozenset[str], config: Config) -> dict[str, tuple[int, int]]:
+    """The layers that get a channel sampler: (the axis of their input channels, how many they are)."""
+    plain = [
+        x for x in solvable(analysis) if x.groups == 1 and x.node.name not in frozen and x.x.producer() is not None
+    ]
+    if config.sampler:
+        return sharing(analysis.model, {x.node.name or "" for x in plain})
+    if config.sampler is not None:
+        return {}
+    found = {}
+    for linear in plain:
+        axis = 1 if linear.kind == "conv" else -1
+        width = analysis.trace.shape(linear.x)[axis]
+        worth = linear.outputs.shape[1] * linear.features.shape[1] // max(width, 1)
+        closed = bool(np.all(linear.features == WHOLE))
+        if linear.kind in ("conv", "gemm", "matmul") and closed and width >= FEWEST_SAMPLED and worth >= WORTH_SAMPLING:
+            found[linear.node.name or ""] = (axis, width)
+    return found
 
 
 def _trace(model: ir.Model, data: Data) -> Trace:
@@ -181,9 +214,9 @@ def _blamed(guesses: Sequence[str]) -> Iterator[None]:
         raise BadInput("; ".join([str(error), *guesses])) from error
 
 
-def _again(model: ir.Model, data: Data, seen: Trace) -> Analysis:
+def _again(model: ir.Model, data: Data, seen: Trace, config: Config) -> Analysis:
     """The analysis of a rewritten model; a rewrite keeps the shape of every value that keeps its name."""
-    return analyse(model, seen if seen.covers(model) else _trace(model, data))
+    return analyse(model, seen if seen.covers(model) else _trace(model, data), config.open)
 
 
 def matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
@@ -194,7 +227,7 @@ def matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
 
 def _frozen(model: ir.Model, analysis: Analysis, config: Config) -> frozenset[str]:
     """The nodes that `--keep` names, by their own name or that of an input constant or an output."""
-    kept = {node.name or "" for node in model.graph if config.keep and matches(_names(node), config.keep)}
+    kept = {node.name or "" for node in every_node(model) if config.keep and matches(_names(node), config.keep)}
     if config.only:
         inside = [g for g in analysis.groups if matches(g.names, config.only)]
         readers = {linear.node.name or "" for group in inside for linear in group.readers}
@@ -204,7 +237,7 @@ def _frozen(model: ir.Model, analysis: Analysis, config: Config) -> frozenset[st
 
 
 def _require_matches(models: Sequence[ir.Model], config: Config) -> None:
-    every = {name for model in models for node in model.graph for name in _names(node)}
+    every = {name for model in models for node in every_node(model) for name in _names(node)}
     for option, patterns in (("--keep", config.keep), ("--only", config.only), ("--ratios", config.ratios)):
         for pattern in patterns:
             if not matches(every, [pattern]):

@@ -6,6 +6,7 @@ from the statistics of sweep 1, and the network behind them run on a few inputs.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,14 +14,15 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxprune.calibration.least_squares import refit
+from onnxprune.constants import computed_constants, constant_array
 from onnxprune.criteria.curve import CURVE_RIDGE
 from onnxprune.dependency import Analysis
-from onnxprune.graph import Array, array_of, captured_values, values_by_name
+from onnxprune.graph import Array, captured_values, values_by_name
 from onnxprune.layers import Layer
 from onnxprune.native import F64
 from onnxprune.runtime import open_session, run
 from onnxprune.scoring import Judge, Scored
-from onnxprune.weights import from_matrix, to_matrix
+from onnxprune.weights import from_matrix, from_vector, to_matrix, to_vector
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -40,16 +42,17 @@ class Prober:
     layers: Mapping[str, Layer]
     judged: tuple[str, ...]
     known: Mapping[str, Array]
+    constants: Mapping[ir.Value, Array]
 
     def damage(self, trials: Sequence[Kept]) -> list[float]:
         """The outputs' squared error over their variance, for each of some cuts; those of neighbours cost least."""
-        readers = [self.layers[name] for name in sorted(set().union(*(_read(t, self.layers) for t in trials)))]
-        if not readers:
+        constants = _changed(list(chain.from_iterable(trials)), self.layers)
+        if not constants:
             return [0.0 for _ in trials]
-        session = _open_tail(self.model, readers, self.judged)
+        session = _open_tail(self.model, constants, self.judged)
         known = {given.name: self.known[given.name] for given in session.get_inputs() if given.name in self.known}
-        known |= {value.name or "": array_of(value) for value in _constants(readers)}
-        return [self._error(run(session, known | _weights(trial, self.layers))) for trial in trials]
+        known |= {value.name or "": self.constants[value] for value in constants}
+        return [self._error(run(session, known | _weights(trial, self.layers, self.constants))) for trial in trials]
 
     def _error(self, found: Mapping[str, Array]) -> float:
         return sum(_relative(self.known[name], y) for name, y in found.items())
@@ -61,22 +64,22 @@ def open_prober(
     """Run the original once on these inputs (one batch) and keep what the probes read."""
     by_name = {layer.name: layer for layer in layers}
     judged = judged_values(analysis.model)
-    groups = [[by_name[name] for name in _read([(one, 0)], by_name)] for one in scored]
-    reads = {name for readers in groups for name in _reads(analysis.model, readers)}
+    changed = [_changed([(one, 0)], by_name) for one in scored]
+    reads = {name for constants in changed for name in _reads(analysis.model, constants)}
     computed = sorted((reads | set(judged)) - set(feeds))
     known = {**feeds, **run(open_session(analysis.model, outputs=computed), feeds)}
-    return Prober(_typed(analysis.model, layers, known), by_name, tuple(judged), known)
+    constants = {value: constant_array(analysis.model, value) for value in chain.from_iterable(changed)}
+    return Prober(_typed(analysis.model, constants, known), by_name, tuple(judged), known, constants)
 
 
-def _typed(model: ir.Model, layers: Sequence[Layer], known: Mapping[str, Array]) -> ir.Model:
+def _typed(model: ir.Model, constants: Mapping[ir.Value, Array], known: Mapping[str, Array]) -> ir.Model:
     """A copy in which all that a tail may start from has a dtype: a cut needs that of its inputs."""
     model = model.clone()
     values = values_by_name(model)
     for name in known.keys() & values.keys():
         values[name].type = ir.TensorType(ir.DataType.from_numpy(known[name].dtype))
-    for constant in _constants(layers):
-        assert constant.const_value is not None
-        values[constant.name or ""].type = ir.TensorType(constant.const_value.dtype)
+    for constant, array in constants.items():
+        values[constant.name or ""].type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
     return model
 
 
@@ -96,9 +99,12 @@ def _read(trial: Kept, layers: Mapping[str, Layer]) -> set[str]:
     return {judge.reader.name for one, _ in trial for judge in one.judges if judge.reader.name in layers}
 
 
-def _constants(readers: Sequence[Layer]) -> list[ir.Value]:
-    """The weights and biases, each once."""
-    return list(dict.fromkeys(v for layer in readers for v in (layer.linear.weight, layer.bias) if v is not None))
+def _changed(trial: Kept, layers: Mapping[str, Layer]) -> list[ir.Value]:
+    """The constants that a trial changes, each once: of the layers that read its groups, and of their loops."""
+    readers = [layers[name] for name in sorted(_read(trial, layers))]
+    loops = [linear.weight for one, _ in trial for linear in one.group.loops]
+    own = (v for layer in readers for v in (layer.linear.weight, layer.bias) if v is not None)
+    return list(dict.fromkeys((*own, *loops)))
 
 
 def _downstream(model: ir.Model, start: Collection[str]) -> list[ir.Node]:
@@ -110,12 +116,13 @@ def _downstream(model: ir.Model, start: Collection[str]) -> list[ir.Node]:
     return nodes
 
 
-def _reads(model: ir.Model, readers: Sequence[Layer]) -> set[str]:
-    """The activations that the graph from these layers on reads from before them."""
-    behind = _downstream(model, [value.name or "" for value in _constants(readers)])
+def _reads(model: ir.Model, constants: Sequence[ir.Value]) -> set[str]:
+    """The activations that the graph from the readers of these constants on reads from before them."""
+    behind = _downstream(model, [value.name or "" for value in constants])
     made = {value.name for node in behind for value in node.outputs}
     before = {value.name for value in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs))} - made
-    return {v.name or "" for n in behind for v in _inputs(n) if v.const_value is None and v.name in before}
+    fixed = {value.name for value in computed_constants(model)}
+    return {v.name or "" for n in behind for v in _inputs(n) if v.const_value is None and v.name in before - fixed}
 
 
 def _inputs(node: ir.Node) -> list[ir.Value]:
@@ -123,15 +130,15 @@ def _inputs(node: ir.Node) -> list[ir.Value]:
     return [value for value in (*node.inputs, *captured_values(node)) if value is not None]
 
 
-def _open_tail(model: ir.Model, readers: Sequence[Layer], judged: Sequence[str]) -> "ort.InferenceSession":
-    """A session of the graph from these layers to the judged outputs; their weights and biases are inputs of it."""
-    constants = [value.name or "" for value in _constants(readers)]
-    made = {v.name for node in _downstream(model, constants) for v in node.outputs}
+def _open_tail(model: ir.Model, constants: Sequence[ir.Value], judged: Sequence[str]) -> "ort.InferenceSession":
+    """A session of the graph from the readers of these constants to the judged outputs; they are inputs of it."""
+    names = [value.name or "" for value in constants]
+    made = {v.name for node in _downstream(model, names) for v in node.outputs}
     outputs = [name for name in judged if name in made]
-    return open_session(model, inputs=[*sorted(_reads(model, readers)), *constants], outputs=outputs, threads=1)
+    return open_session(model, inputs=[*sorted(_reads(model, constants)), *names], outputs=outputs, threads=1)
 
 
-def _weights(trial: Kept, layers: Mapping[str, Layer]) -> dict[str, Array]:
+def _weights(trial: Kept, layers: Mapping[str, Layer], constants: Mapping[ir.Value, Array]) -> dict[str, Array]:
     """The readers' weights and biases after a refit on the kept units of all groups, zeros at the others."""
     stays: dict[tuple[str, int], tuple[Judge, npt.NDArray[np.bool_]]] = {}
     for one, width in trial:
@@ -142,12 +149,28 @@ def _weights(trial: Kept, layers: Mapping[str, Layer]) -> dict[str, Array]:
             mask &= (channel < 0) | np.isin(channel, kept)
     feeds: dict[str, Array] = {}
     for name in {layer for layer, _ in stays}:
-        feeds |= _layer_feeds(layers[name], {block: found for (layer, block), found in stays.items() if layer == name})
+        own = {block: found for (layer, block), found in stays.items() if layer == name}
+        feeds |= _layer_feeds(layers[name], constants, own)
+    return feeds | _loop_feeds(trial, constants)
+
+
+def _loop_feeds(trial: Kept, constants: Mapping[ir.Value, Array]) -> dict[str, Array]:
+    """Zeros where the kept units would read those that go."""
+    feeds: dict[str, Array] = {}
+    for one, width in trial:
+        gone = one.group.units[~np.isin(one.group.member, one.selection.keep(width))]
+        for linear in one.group.loops:
+            original = constants[linear.weight]
+            stays = ~np.isin(linear.features, gone)[:, None]
+            shaped = from_matrix(linear, to_matrix(linear, original) * stays, original.shape)
+            feeds[linear.weight.name or ""] = np.asarray(shaped, original.dtype)
     return feeds
 
 
-def _layer_feeds(layer: Layer, blocks: Mapping[int, tuple[Judge, npt.NDArray[np.bool_]]]) -> dict[str, Array]:
-    original = array_of(layer.linear.weight)
+def _layer_feeds(
+    layer: Layer, constants: Mapping[ir.Value, Array], blocks: Mapping[int, tuple[Judge, npt.NDArray[np.bool_]]]
+) -> dict[str, Array]:
+    original = constants[layer.linear.weight]
     weight = to_matrix(layer.linear, original).astype(np.float64)
     shift = np.zeros(weight.shape[:2])
     for block, (judge, mask) in blocks.items():
@@ -155,8 +178,9 @@ def _layer_feeds(layer: Layer, blocks: Mapping[int, tuple[Judge, npt.NDArray[np.
     shaped = from_matrix(layer.linear, weight, original.shape)
     feeds = {layer.linear.weight.name or "": np.ascontiguousarray(shaped, original.dtype)}
     if layer.bias is not None:
-        bias = array_of(layer.bias)
-        feeds[layer.bias.name or ""] = (bias + shift.reshape(bias.shape)).astype(bias.dtype)
+        bias = constants[layer.bias]
+        vector = to_vector(layer.linear, bias) + shift.reshape(-1)
+        feeds[layer.bias.name or ""] = from_vector(layer.linear, vector, bias).astype(bias.dtype)
     return feeds
 
 

@@ -13,13 +13,15 @@ from onnxprune.calibration.frontier import Frontier
 from onnxprune.calibration.rows import Rows, read, written
 from onnxprune.calibration.sampling import Sampling
 from onnxprune.calibration.source import Source
+from onnxprune.constants import constant_array
 from onnxprune.dependency import Analysis, Keep
-from onnxprune.graph import Array, array_of, captured_values, replace_constant, values_by_name
+from onnxprune.graph import Array, captured_values, values_by_name
 from onnxprune.layers import Layer
+from onnxprune.op_rules.stored import stored, write
 from onnxprune.pairs import find_pairs
 from onnxprune.parallel import each
 from onnxprune.solve import Block, reservoir_share, worst
-from onnxprune.weights import from_matrix, to_matrix
+from onnxprune.weights import from_matrix, from_vector, to_matrix, to_vector
 
 Tick = Callable[[], None]
 
@@ -65,7 +67,7 @@ def rebuild(
         for pair in (pairs[layer.name] for layer in ready if layer.name in pairs):
             adjust_first(pair, len(pairs), keep, values, frontier, collected, sampling)
         blocks = _summed(ready, keep, collected, sampling, frontier, number, batches)
-        done += each(lambda pair: _solve(pair[0], keep, pair[1], values, mode), zip(ready, blocks, strict=True))
+        done += each(lambda pair: _solve(model, pair[0], keep, pair[1], values, mode), zip(ready, blocks, strict=True))
         tick()
     return model, done, frontier.peak_bytes + collected.disk_bytes
 
@@ -146,19 +148,38 @@ def _add(
         block.add(rows, target, partner, batch)
 
 
-def _solve(layer: Layer, keep: Keep, blocks: Sequence[Block], values: dict[str, ir.Value], mode: str) -> Rebuilt:
+def _solve(
+    model: ir.Model, layer: Layer, keep: Keep, blocks: Sequence[Block], values: dict[str, ir.Value], mode: str
+) -> Rebuilt:
     linear = layer.linear
     weight = values[linear.weight.name or ""]
     assert layer.bias is not None
     bias = values[layer.bias.name or ""]
-    priors = to_matrix(linear, array_of(weight)).astype(np.float64)
-    biases = np.split(array_of(bias).astype(np.float64).reshape(-1), linear.groups)
+    before, shift = constant_array(model, weight), constant_array(model, bias)
+    priors = to_matrix(linear, before).astype(np.float64)
+    biases = np.split(to_vector(linear, shift).astype(np.float64), linear.groups)
     units = [features[keep[features]] for features in linear.features]
     solved = [
         block.solve(prior, own) if mode == "lsq" else block.scale(prior, own, unit)
         for block, prior, own, unit in zip(blocks, priors, biases, units, strict=True)
     ]
     matrix = np.stack([solution.weight for solution in solved])
-    replace_constant(weight, from_matrix(linear, matrix, array_of(weight).shape))
-    replace_constant(bias, np.concatenate([s.bias for s in solved]).reshape(array_of(bias).shape))
-    return Rebuilt(layer.name, *worst(solved))
+    old = [(one, one.const_value) for one in (stored(weight), stored(bias)) if one is not None]
+    write(weight, from_matrix(linear, matrix, before.shape))
+    write(bias, from_vector(linear, np.concatenate([s.bias for s in solved]), shift))
+    error, after = worst(solved)
+    if weight.const_value is None:
+        after = _rounded_error(model, layer, blocks, weight, bias)
+    if weight.const_value is None and after > error:  # rounding cost more than solving gained
+        for one, tensor in old:
+            one.const_value = tensor
+        after = error
+    return Rebuilt(layer.name, error, after)
+
+
+def _rounded_error(model: ir.Model, layer: Layer, blocks: Sequence[Block], weight: ir.Value, bias: ir.Value) -> float:
+    """The largest error of a block, now that its solution has become quanta."""
+    matrices = to_matrix(layer.linear, constant_array(model, weight)).astype(np.float64)
+    vector = to_vector(layer.linear, constant_array(model, bias)).astype(np.float64)
+    shifts = np.split(vector, layer.linear.groups)
+    return max(block.error(*own) for block, *own in zip(blocks, matrices, shifts, strict=True))

@@ -23,6 +23,8 @@ def show_inspection(found: Inspection, console: Console, verbose: bool) -> None:
         *(("output", _shape(one)) for one in found.outputs),
         ("cost", f"{quantity(totals.macs)} multiply–adds a sample, {quantity(totals.params)} parameters, "
                  f"{quantity(totals.bytes)} bytes"),
+        ("least", f"{share(found.least_macs)} of the multiply–adds and {share(found.least_params)} of the parameters "
+                  "remain with half of every group gone"),
         *(("guessed", guess) for guess in found.guesses),
         *closed_lines(found.closed, True),
     ]  # fmt: skip

@@ -21,8 +21,10 @@ _VIEWED = {
     "tensor(float)": np.dtype(np.float32).str,
     "tensor(double)": np.dtype(np.float64).str,
     "tensor(float16)": np.dtype(np.float16).str,
+    "tensor(bfloat16)": np.dtype(np.uint16).str,
 }
-"""Types whose outputs numpy reads where they are, as numpy calls them."""
+"""Types whose outputs numpy reads where they are, as numpy calls them; bfloat16, which it does not know, as bits."""
+BFLOAT16 = ir.DataType.BFLOAT16
 
 _MEMORY_LIMIT = 1_500_000_000  # above this the serialised copy beside the session's own costs too much
 
@@ -93,8 +95,9 @@ def run(session: "ort.InferenceSession", feeds: Mapping[str, np.ndarray]) -> dic
     outputs = session.get_outputs()
     names = [output.name for output in outputs]
     plain = all(array.dtype.kind in "biuf" for array in feeds.values())
+    brief = any(array.dtype == BFLOAT16.numpy() for array in feeds.values())
     try:
-        if plain and all(output.type in _VIEWED for output in outputs):
+        if brief or (plain and all(output.type in _VIEWED for output in outputs)):
             return dict(zip(names, _run_in_place(session, names, feeds), strict=True))
         values = session.run(names, dict(feeds))
     except Exception as error:  # onnxruntime's exception types are private and many
@@ -106,14 +109,26 @@ def _run_in_place(
     session: "ort.InferenceSession", names: Sequence[str], feeds: Mapping[str, np.ndarray]
 ) -> list[np.ndarray]:
     """The outputs, without a copy of them or of the feeds."""
-    lend = import_onnxruntime().OrtValue.ortvalue_from_numpy
-    given = {name: lend(np.ascontiguousarray(array)) for name, array in feeds.items()}
+    given = {name: _lent(np.asarray(array, order="C")) for name, array in feeds.items()}
     theirs = {value.data_ptr() for value in given.values()}
     return [_borrow(value, session, theirs) for value in session.run_with_ort_values(names, given)]
 
 
+def _lent(array: np.ndarray) -> Any:
+    lend = import_onnxruntime().OrtValue
+    if array.dtype == BFLOAT16.numpy():
+        return lend.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), BFLOAT16.value)
+    return lend.ortvalue_from_numpy(array)
+
+
 def _borrow(value: Any, session: "ort.InferenceSession", theirs: set[int]) -> np.ndarray:
     """A view of an output; a copy where it is an input handed through, which is the caller's, or not in main memory."""
+    if value.data_type() not in _VIEWED:
+        return np.array(value.numpy())
+    if value.data_type() == "tensor(bfloat16)":
+        size = value.tensor_size_in_bytes()
+        bits = np.array(_Borrowed(value, session)) if size else np.empty(value.shape(), np.uint16)
+        return bits.view(BFLOAT16.numpy())
     if value.device_name() != "cpu" or not value.tensor_size_in_bytes() or value.data_ptr() in theirs:
         return np.array(value.numpy())
     return np.asarray(_Borrowed(value, session))
@@ -278,6 +293,10 @@ def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "is not a registered function/op" in text:
         return f"{text} (a custom operator: onnxprune loads no operator library that a model names)"
+    if "bfloat16" in text:
+        return f"{text} (it knows few operators in bfloat16: convert the model to float32 or float16)"
+    if "Could not find an implementation" in text:
+        return f"{text} (it has no such operator for the model's data type: convert the model to float32)"
     if "opset" in text.lower() or "ir version" in text.lower():
         return f"{text} (convert the model to an older opset, or install a newer onnxruntime)"
     return text

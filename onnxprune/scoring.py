@@ -1,11 +1,12 @@
 """Groups and statistics to problems, problems to selections, selections to error-against-width curves."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from threading import Lock
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxprune.calibration.collect import Collected, LayerStatistics
 from onnxprune.calibration.statistics import Moments
@@ -13,13 +14,13 @@ from onnxprune.criteria import Criterion
 from onnxprune.criteria.curve import error_curve
 from onnxprune.criteria.problem import Options, Problem, Reader, Selection, Writer
 from onnxprune.dependency import Analysis
-from onnxprune.graph import Array, array_of
+from onnxprune.graph import Array
 from onnxprune.grouping import Group
 from onnxprune.native import F64, Real
 from onnxprune.op_rules.facts import Linear
 from onnxprune.parallel import each
 from onnxprune.serialise import BIG, release
-from onnxprune.weights import to_matrix
+from onnxprune.weights import to_matrix, weight_of
 
 Tick = Callable[[], None]
 
@@ -77,15 +78,18 @@ def score(
     tick: Tick = lambda: None,
 ) -> list[Scored]:
     """Let the criterion rank the units of each group."""
-    moments = _Moments(collected.statistics if collected is not None else {}, groups)
+    moments = _Moments(analysis.model, collected.statistics if collected is not None else {}, groups)
 
     def rank(numbered: tuple[int, Group]) -> Scored:
         number, group = numbered
         readers = [(linear, block) for linear in group.readers for block in range(linear.groups)]
         made = [(*moments.reader(group, linear, block, analysis.units), block) for linear, block in readers]
         reading = [found for found in made if np.any(found[0].channel >= 0)]
-        writers = tuple(_writer(group, linear, analysis.units) for linear in group.writers)
-        own = tuple(reader for reader, _, _ in reading)
+        writers = tuple(_writer(analysis.model, group, linear, analysis.units) for linear in group.writers)
+        own = (
+            *(reader for reader, _, _ in reading),
+            *_looped(analysis.model, group, reading, analysis.units),
+        )
         problem = Problem(group.name, group.width, own, writers, group.rows, seed + number)
         judges = tuple(Judge(reader, held, block) for reader, held, block in reading if held is not None)
         selection = criterion.select(problem, options)
@@ -105,18 +109,22 @@ def _cubed(linear: Linear) -> float:
 class _Moments:
     """Centred moments of the layers that read these groups, made once each."""
 
-    def __init__(self, statistics: Mapping[str, LayerStatistics], groups: Sequence[Group]) -> None:
-        self._statistics = statistics
+    def __init__(self, model: ir.Model, statistics: Mapping[str, LayerStatistics], groups: Sequence[Group]) -> None:
+        self._model, self._statistics = model, statistics
         linears = {linear.node.name or "": linear for group in groups for linear in group.readers}
         narrow = [linear for name, linear in linears.items() if name in statistics and statistics[name].solve]
         blocks = [(linear, block) for linear in narrow for block in range(linear.groups)]
-        made = each(lambda one: _moments(statistics[one[0].node.name or ""], *one), blocks, lambda one: _cubed(one[0]))
+
+        def make(one: tuple[Linear, int]) -> tuple[Moments, HeldOut]:
+            return _moments(model, statistics[one[0].node.name or ""], *one)
+
+        made = each(make, blocks, lambda one: _cubed(one[0]))
         self._made = {(linear.node.name or "", block): pair for (linear, block), pair in zip(blocks, made, strict=True)}
 
     def reader(self, group: Group, linear: Linear, block: int, units: int) -> tuple[Reader, HeldOut | None]:
         """One block of a layer as the criteria see it, and its held-out moments."""
         name = linear.node.name or ""
-        weight = _block(linear, block)
+        weight = _block(self._model, linear, block)
         channel = group.positions(units)[linear.features[block]]
         found = self._statistics.get(name)
         if found is None:
@@ -127,9 +135,26 @@ class _Moments:
         return Reader(name, weight, solve, channel), held
 
 
-def _moments(statistics: LayerStatistics, linear: Linear, block: int) -> tuple[Moments, HeldOut]:
+def _looped(
+    model: ir.Model, group: Group, reading: Sequence[tuple[Reader, HeldOut | None, int]], units: int
+) -> Iterator[Reader]:
+    """What units read of each other a step later: not solved for, but their variances are known from other readers."""
+    position = group.positions(units)
+    seen, times = np.zeros(group.width), np.zeros(group.width)
+    for reader, _, _ in reading:
+        mine = reader.channel >= 0
+        np.add.at(seen, reader.channel[mine], reader.variances()[mine])
+        np.add.at(times, reader.channel[mine], 1)
+    variance = np.where(times > 0, seen / np.maximum(times, 1), 1.0)
+    for linear in group.loops:
+        weight = to_matrix(linear, weight_of(model, linear)).astype(np.float64)
+        for block, features in zip(weight, position[linear.features], strict=True):
+            yield Reader(linear.weight.name or "", block, None, features, variance[features])
+
+
+def _moments(model: ir.Model, statistics: LayerStatistics, linear: Linear, block: int) -> tuple[Moments, HeldOut]:
     """The moments to solve on and to judge on; each stands in for the other where that saw no row."""
-    weight = _block(linear, block)
+    weight = _block(model, linear, block)
     solve, held = statistics.solve[block], statistics.held[block]
     if not (solve.count and held.count):
         only = (solve if solve.count else held).moments().with_linear_targets(weight)
@@ -137,9 +162,9 @@ def _moments(statistics: LayerStatistics, linear: Linear, block: int) -> tuple[M
     return solve.moments().with_linear_targets(weight), HeldOut(lambda: held.moments().with_linear_targets(weight))
 
 
-def _block(linear: Linear, block: int) -> Real:
+def _block(model: ir.Model, linear: Linear, block: int) -> Real:
     """The weight (n, F) of one block, in double precision; where that would take much memory, the constant itself."""
-    matrix: Real = to_matrix(linear, array_of(linear.weight))[block]
+    matrix: Real = to_matrix(linear, weight_of(model, linear))[block]
     return matrix if _stays(matrix) else matrix.astype(np.float64)
 
 
@@ -147,9 +172,9 @@ def _stays(matrix: Array) -> bool:
     return matrix.nbytes >= BIG and matrix.dtype in (np.float32, np.float64)
 
 
-def _writer(group: Group, linear: Linear, units: int) -> Writer:
+def _writer(model: ir.Model, group: Group, linear: Linear, units: int) -> Writer:
     """The rows of a weight that make the group's channels, gathered by block."""
-    matrix = to_matrix(linear, array_of(linear.weight))
+    matrix = to_matrix(linear, weight_of(model, linear))
     rows = matrix.reshape(-1, matrix.shape[-1])
     block = group.positions(units)[linear.outputs.reshape(-1)]
     order = np.argsort(block, kind="stable")

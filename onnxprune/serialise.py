@@ -44,7 +44,10 @@ def to_bytes(model: ir.Model) -> bytes:
 
 
 def large_initializers(model: ir.Model) -> list[ir.Value]:
-    """The main graph's large float initializers, less those that are graph inputs as well."""
+    """The main graph's large float initializers that nodes read, less those that are graph inputs as well.
+
+    The runtime drops the others while it loads a model, and then misses them.
+    """
     inputs = set(model.graph.inputs)
     return [
         value
@@ -53,6 +56,7 @@ def large_initializers(model: ir.Model) -> list[ir.Value]:
         and value.const_value.dtype in _FLOATS
         and value.const_value.nbytes >= _LARGE
         and value not in inputs
+        and (value.uses() or value.is_graph_output())
     ]
 
 

@@ -67,6 +67,7 @@ class Block:
         self._ridges = RIDGES[min(weak, len(RIDGES) - 1) :]
         self._lanes = [_Seen(Tally(features, outputs) if narrow else None) for _ in range(LANES)]
         self._clipped = clipped
+        self._judge: Error | None = None
         self._share = share
 
     def add(self, x: Rows, target: Rows, partner: Rows | None, batch: int) -> None:
@@ -92,6 +93,7 @@ class Block:
             return _solve_wide(seen.kept, prior)
         rho = _ridge(seen.tally, seen.held, prior, self._ridges)
         everything, error = self._everything(seen)
+        self._judge = error
         factor = RidgeFactor(everything.gram, rho)
         weight = factor.solve(everything.cross, prior)
         plain = weight, everything.mean_y - weight @ everything.mean_x
@@ -111,12 +113,17 @@ class Block:
         if seen.tally is None:
             return Solution(prior, bias, np.nan, np.nan)
         moments, error = self._everything(seen)
+        self._judge = error
         _, channel = np.unique(units, return_inverse=True)
         width = int(channel.max(initial=-1)) + 1
         factors = scale_weights(channel_system(prior, moments, channel, width), np.arange(width))
         weight = prior * factors[channel]
         new_bias = moments.mean_y - weight @ moments.mean_x
         return Solution(weight, new_bias, error(prior, bias), error(weight, new_bias))
+
+    def error(self, weight: F64, bias: F64) -> float:
+        """The error of these on held-out rows, once the block is solved; NaN where it is too wide to tell."""
+        return np.nan if self._judge is None else self._judge(weight, bias)
 
     def _together(self) -> _Seen:
         seen, *others = self._lanes

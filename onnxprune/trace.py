@@ -4,15 +4,19 @@ Declared shapes can be false, and a shape computed at run time is known only the
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 
+from onnxprune.bodies import changing, first_passes
 from onnxprune.errors import BadInput
 from onnxprune.labels import Shape
 from onnxprune.pieces import compute
+from onnxprune.serialise import lighten
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]
 Integers = npt.NDArray[np.int64]
@@ -50,7 +54,7 @@ class Origin:
 
 
 PASSING = ("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape")
-ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Abs", "Neg", "Where")
+ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Abs", "Neg")
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +109,8 @@ class Trace:
             return self._origin_in_concat(node, at.element, alone)
         if node.op_type in ("Gather", "Slice"):
             return self._origin_picked(node, at.element, alone)
+        if node.op_type == "Where":
+            return self._origin_chosen(node, at.element, alone)
         if node.op_type in ARITHMETIC:
             return self._origin_computed(node, at.element, int(numbers[at.element]), alone)
         return None
@@ -132,6 +138,16 @@ class Trace:
         leaves = tuple(dict.fromkeys(leaf for side in sides for leaf in side.leaves))
         free = node.op_type == "Mul" or (node.op_type == "Div" and not sides[1].leaves)
         return Origin(current, alone, leaves, free and all(side.proportional for side in sides), direct=False)
+
+    def _origin_chosen(self, node: ir.Node, element: int, alone: Place | None) -> Origin | None:
+        """The operand that the run chose."""
+        chosen = self.integers(node.inputs[0]) if node.inputs[0] is not None else None
+        if chosen is None:
+            return None
+        place = 1 if chosen[element if chosen.size > 1 else 0] else 2
+        value = node.inputs[place]
+        numbers = self.integers(value) if value is not None else None
+        return None if numbers is None else self._origin_at(node, place, element if numbers.size > 1 else 0, alone)
 
     def _origin_in_concat(self, node: ir.Node, element: int, alone: Place | None) -> Origin | None:
         for place, value in enumerate(node.inputs):
@@ -168,25 +184,40 @@ class Trace:
 def trace(model: ir.Model, feeds: Feeds) -> Trace:
     """Run the model once and note all shapes and shape-like integers; no activation leaves the runtime.
 
+    A body of control flow is run by itself, with what it reads from outside: both branches, and the first pass of a
+    loop. Of a body that does not run so, nothing is known.
+
     Raises BadInput where the model does not run on these inputs.
     """
+    shapes, vectors = _seen(model, feeds)
+    for _, body, given in first_passes(model, feeds):
+        with suppress(BadInput):
+            inner_shapes, inner_vectors = _seen(body, given)
+            shapes, vectors = inner_shapes | shapes, inner_vectors | vectors
+    loose = changing(model)
+    batch = next((array.shape[0] for array in feeds.values() if array.ndim), 1)
+    return Trace(shapes, {name: v for name, v in vectors.items() if name not in loose}, batch)
+
+
+def _seen(model: ir.Model, feeds: Feeds) -> tuple[dict[str, Shape], dict[str, npt.NDArray[np.integer]]]:
     shapes = {name: tuple(int(d) for d in dims) for name, dims in _computed_shapes(model, feeds).items()}
     shapes |= {name: tuple(array.shape) for name, array in feeds.items()}
     short = [name for name, shape in shapes.items() if len(shape) <= 1 and np.prod(shape) <= LONGEST_SHAPE]
     short = [name for name in short if name not in feeds]
     values = compute(model, feeds, short, shapes.keys()) if short else {}
-    vectors = {n: v.reshape(-1) for n, v in values.items() if np.issubdtype(v.dtype, np.integer)}
-    batch = next((array.shape[0] for array in feeds.values() if array.ndim), 1)
-    return Trace(shapes, vectors, batch)
+    kinds = (np.integer, np.bool_)
+    return shapes, {n: v.reshape(-1) for n, v in values.items() if issubclass(v.dtype.type, kinds)}
 
 
 def _computed_shapes(model: ir.Model, feeds: Feeds) -> Mapping[str, Integers]:
     watched = model.clone()
     graph = watched.graph
     asked: dict[str, str] = {}
+    shapeless = _shapeless(model)
     for node in list(graph):
         for value in node.outputs:
-            if value.name and not isinstance(value.type, ir.SequenceType | ir.OptionalType):
+            declared = isinstance(value.type, ir.SequenceType | ir.OptionalType)
+            if value.name and value.name not in shapeless and not declared:
                 shape_of = ir.node("Shape", [value])
                 shape_of.outputs[0].name = f"{value.name}::shape"
                 shape_of.name = f"{value.name}::shape"
@@ -201,11 +232,22 @@ def _computed_shapes(model: ir.Model, feeds: Feeds) -> Mapping[str, Integers]:
     return {asked[name]: dims for name, dims in shapes.items()}
 
 
+def _shapeless(model: ir.Model) -> set[str]:
+    """The names of sequences and optionals that need not be declared to be any."""
+    if not any("Sequence" in node.op_type or "Optional" in node.op_type for node in model.graph.all_nodes()):
+        return set()
+    light = model.clone()
+    lighten(light)
+    inferred = onnx.shape_inference.infer_shapes(ir.to_proto(light)).graph
+    declared = (*inferred.value_info, *inferred.output)
+    return {value.name for value in declared if value.type.WhichOneof("value") in ("sequence_type", "optional_type")}
+
+
 def _described(feeds: Feeds) -> str:
     return ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items())
 
 
 def _small_integers(tensor: ir.TensorProtocol) -> Integers | None:
-    if not tensor.dtype.is_integer() or tensor.size > LONGEST_SHAPE:
+    if not (tensor.dtype.is_integer() or tensor.dtype == ir.DataType.BOOL) or tensor.size > LONGEST_SHAPE:
         return None
     return tensor.numpy().astype(np.int64).reshape(-1)

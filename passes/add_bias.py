@@ -11,13 +11,14 @@ from onnxprune.weights import bias_behind
 
 
 def add_bias(model: ir.Model, layers: Collection[str]) -> ir.Model:
-    """Add a zero bias to the named Conv, ConvTranspose, Gemm and MatMul nodes that have none.
+    """Add a zero bias to the named Conv, ConvTranspose, Gemm and MatMul nodes that have none, and a weight in numbers.
 
     A MatMul gets an Add behind it, unless one with a constant stands there already.
     """
     model = model.clone()
     for node in list(model.graph):
-        if node.name in layers:
+        weight = node.inputs[1] if node.name in layers else None
+        if weight is not None and weight.const_value is not None:
             _add(model.graph, node)
     return model
 

@@ -12,6 +12,7 @@ from onnxprune.graph import (
     Array,
     add_constant,
     array_of,
+    every_node,
     names_in,
     nodes_by_name,
     replace_constant,
@@ -22,6 +23,7 @@ from onnxprune.labels import Label
 from onnxprune.op_rules.facts import Index, Size
 from onnxprune.op_rules.registry import cut
 from onnxprune.serialise import BIG, release
+from onnxprune.trace import Trace
 
 ROWS_AT_ONCE = 8_000_000
 """Bytes of a big constant that are looked at together."""
@@ -33,10 +35,10 @@ def remove(analysis: Analysis, keep: Keep) -> ir.Model:
     values = values_by_name(model)
     for original, slots in analysis.param_slots().items():
         labels = [slot.label for slot in slots]
-        if any(_loses(label, keep) for label in labels):
+        if original.const_value is not None and any(_loses(label, keep) for label in labels):
             _cut(values[original.name or ""], original, labels, keep)
     _renumber(model, [index for index in analysis.indices if _loses(index.label, keep)], keep)
-    _rewrite_sizes(model, [size for size in analysis.sizes if _loses(size.label, keep)], keep)
+    _rewrite_sizes(analysis, model, keep)
     _name_squeezed_axes(analysis, model, keep)
     _update_shapes(analysis, values, keep)
     return model
@@ -101,13 +103,16 @@ def _length(mask: Array, axis: int, labels: Sequence[Label], keep: Keep) -> int:
 
 
 def count(size: Size, keep: Keep) -> int:
-    """How many positions of a size's axis stay."""
+    """How many positions of a size's axis stay, or how many there were where the number is pinned."""
+    if size.pinned:
+        return size.current[size.element or 0]
     lines = np.moveaxis(keep[size.label.atoms], size.axis, 0)
     stays = np.asarray(lines.reshape(len(lines), -1).any(axis=1))
     return int(stays[: size.upto].sum())
 
 
-def _rewrite_sizes(model: ir.Model, sizes: Sequence[Size], keep: Keep) -> None:
+def _rewrite_sizes(analysis: Analysis, model: ir.Model, keep: Keep) -> None:
+    sizes = [size for size in analysis.sizes if _loses(size.label, keep)]
     nodes, taken = nodes_by_name(model), names_in(model.graph)
     by_place: dict[tuple[str, int | str], list[Size]] = defaultdict(list)
     for size in sizes:
@@ -115,20 +120,20 @@ def _rewrite_sizes(model: ir.Model, sizes: Sequence[Size], keep: Keep) -> None:
     for (name, place), here in by_place.items():
         if isinstance(place, int):
             given = nodes[name].inputs[place] if place < len(nodes[name].inputs) else None
-            _replace_input(model.graph, nodes[name], place, _new_numbers(given, here, keep), taken)
+            _replace_input(model.graph, nodes[name], place, _new_numbers(given, here, keep, analysis.trace), taken)
         else:
             _rewrite_attribute(nodes[name], place, here, keep)
     if any(size.current for size in sizes):  # what computed those sizes may be dead now
         RemoveUnusedNodesPass()(model)
 
 
-def _new_numbers(given: ir.Value | None, sizes: Sequence[Size], keep: Keep) -> Array:
+def _new_numbers(given: ir.Value | None, sizes: Sequence[Size], keep: Keep, trace: Trace) -> Array:
     constant = given is not None and given.const_value is not None
     dtype = np.int64 if given is None or given.dtype is None else given.dtype.numpy()
     numbers = array_of(given).copy() if given is not None and constant else np.array(sizes[0].current, dtype)
     for size in sizes:
         numbers.reshape(-1)[size.element] = count(size, keep)
-    return numbers
+    return numbers if given is None or constant else numbers.reshape(trace.shape(given))
 
 
 def _replace_input(graph: ir.Graph, node: ir.Node, place: int, numbers: Array, taken: set[str]) -> None:
@@ -143,7 +148,8 @@ def _replace_input(graph: ir.Graph, node: ir.Node, place: int, numbers: Array, t
         and given.is_initializer()
         and not (given.uses() or given.is_graph_output() or given.is_graph_input())
     ):
-        del graph.initializers[given.name or ""]
+        assert given.graph is not None
+        del given.graph.initializers[given.name or ""]
 
 
 def _renumber(model: ir.Model, indices: Sequence[Index], keep: Keep) -> None:
@@ -154,9 +160,15 @@ def _renumber(model: ir.Model, indices: Sequence[Index], keep: Keep) -> None:
         given = node.inputs[index.place]
         assert given is not None
         old = array_of(given)
-        new = (np.cumsum(stays) - 1)[old]
-        numbers = (new if old.ndim == 0 else new[stays[old]]).astype(old.dtype)
-        _replace_input(model.graph, node, index.place, np.asarray(numbers), taken)
+        numbers = _rectangle((np.cumsum(stays) - 1)[old], stays[old]).astype(old.dtype)
+        _replace_input(model.graph, node, index.place, numbers, taken)
+
+
+def _rectangle(numbers: Array, stays: Array) -> Array:
+    """The numbers that stay of an array of any rank, of which whole lines go."""
+    axes = range(numbers.ndim)
+    lengths = [int(stays.any(axis=tuple(a for a in axes if a != axis)).sum()) for axis in axes]
+    return np.asarray(numbers[stays].reshape(lengths) if lengths else numbers)
 
 
 def _rewrite_attribute(node: ir.Node, name: str, sizes: Sequence[Size], keep: Keep) -> None:
@@ -175,7 +187,7 @@ def _name_squeezed_axes(analysis: Analysis, model: ir.Model, keep: Keep) -> None
     """A Squeeze without axes would also drop a channel axis of which one position stays: it is told which to drop."""
     nodes = nodes_by_name(model)
     changed = {slot.value for slot in analysis.slots if slot.reader is None and _loses(slot.label, keep)}
-    for node in analysis.model.graph:
+    for node in every_node(analysis.model):
         given = node.inputs[0] if node.op_type == "Squeeze" and node.outputs[0] in changed else None
         if given is None or "axes" in node.attributes or (len(node.inputs) > 1 and node.inputs[1] is not None):
             continue
@@ -191,7 +203,7 @@ def _update_shapes(analysis: Analysis, values: dict[str, ir.Value], keep: Keep) 
     """Declared sizes of the axes that lost channels follow; where an axis is factored they are left out."""
     for slot in analysis.slots:
         value = values[slot.value.name or ""]
-        if slot.reader is not None or value.shape is None or not _loses(slot.label, keep):
+        if value.const_value is not None or value.shape is None or not _loses(slot.label, keep):
             continue
         dims: list[int | ir.SymbolicDim | None] = list(value.shape.dims)
         for axis in slot.label.axes:

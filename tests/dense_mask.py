@@ -1,6 +1,6 @@
 """The independent oracle: a dense graph with a 0/1 mask on chosen values, run on onnxruntime; no onnxprune code."""
 
-from collections.abc import Mapping, MutableSequence, Sequence
+from collections.abc import Iterator, Mapping, MutableSequence, Sequence
 
 import numpy as np
 import onnx
@@ -11,13 +11,22 @@ def masked_model(model: onnx.ModelProto, masks: Mapping[str, np.ndarray]) -> onn
     """Copy of `model` in which every named value is multiplied by its mask right after it is produced.
 
     Masks have the broadcast shape of their value, e.g. (1, C, 1, 1). Graph inputs, initializers and graph outputs
-    may be named too; an output keeps its name. Raises KeyError for a name that the graph does not hold.
+    may be named too, and values in bodies; an output keeps its name. Raises KeyError for a name that is nowhere.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
+    graphs = list(_graphs(result.graph))
     for name, mask in masks.items():
-        _insert_mask(result.graph, name, mask)
+        holders = [graph for graph in graphs if any(name in node.output for node in graph.node)]
+        _insert_mask((*holders, result.graph)[0], name, mask)
     return result
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield from _graphs(attribute.g)
 
 
 def _insert_mask(graph: onnx.GraphProto, name: str, mask: np.ndarray) -> None:

@@ -20,7 +20,8 @@ def draw(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndar
 
 def model_from_text(signature: str, body: str, weights: Weights, opset: int = 17, ir: int = 8) -> onnx.ModelProto:
     """Parse one graph and attach its weights: an array as it stands, a shape as random numbers."""
-    text = f'<ir_version: {ir}, opset_import: ["" : {opset}]> net {signature} {{ {body} }}'
+    own = ', "com.microsoft" : 1' if "com.microsoft." in body else ""
+    text = f'<ir_version: {ir}, opset_import: ["" : {opset}{own}]> net {signature} {{ {body} }}'
     model = onnx.parser.parse_model(text)
     rng = np.random.default_rng(sum(map(ord, body)))
     for name, value in weights.items():

@@ -43,7 +43,7 @@ def facts_of(
         count[0] += number
         return np.arange(count[0] - number, count[0])
 
-    return list(RULES["", last.op_type](Op(last, opset, labels, known, fresh)))
+    return list(RULES[last.domain, last.op_type](Op(last, opset, labels, known, fresh)))
 
 
 def outs(facts: Sequence[Fact], index: int = 0) -> dict[tuple[int, ...], list[Any]]:
@@ -80,5 +80,9 @@ def indices(facts: Sequence[Fact]) -> list[list[int]]:
 
 
 def linear(facts: Sequence[Fact]) -> Linear:
-    (found,) = [f for f in facts if isinstance(f, Linear)]
+    (found,) = linears(facts)
     return found
+
+
+def linears(facts: Sequence[Fact]) -> list[Linear]:
+    return [f for f in facts if isinstance(f, Linear)]

@@ -4,44 +4,17 @@ Each step reads one or two earlier values (shrinking towards the newest) and app
 a drawn seed, so that a graph is a function of the draw.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
 from graph_builder import GraphBuilder, Value, window_size
 from hypothesis import strategies as st
+from random_channels import blocks, channel_shuffle, einsum, gather_channels, slice_channels, split_and_recombine
+from random_draws import LARGEST_SIZE, MOST_CHANNELS, WIDTHS, Draw, pick, pick_two, windows
 
-Draw = st.DrawFn
 Step = Callable[[Draw, GraphBuilder], Value]
 Head = Callable[[Draw, GraphBuilder], str]
-WIDTHS = st.integers(1, 8)
-MOST_CHANNELS = 24
-LARGEST_SIZE = 16
-
-
-def pick(draw: Draw, builder: GraphBuilder) -> Value:
-    """One of the four newest values."""
-    return draw(st.sampled_from(builder.values[:-5:-1]))
-
-
-def pick_two(draw: Draw, builder: GraphBuilder) -> tuple[Value, Value]:
-    """Two values of one size; they may be the same."""
-    first = pick(draw, builder)
-    return first, draw(st.sampled_from([value for value in builder.values if value.size == first.size]))
-
-
-def windows(size: int, kernels: Sequence[int]) -> st.SearchStrategy[dict[str, int]]:
-    """Kernel, stride, dilation and pad that leave at least one position."""
-    candidates = [
-        {"kernel": kernel, "stride": stride, "dilation": dilation, "pad": pad}
-        for kernel in kernels
-        for stride in (1, 2)
-        for dilation in (1, 2)
-        for pad in range(kernel // 2 + 1)
-        if window_size(size, kernel, stride, dilation, pad) >= 1
-    ]
-    return st.sampled_from(candidates)
 
 
 def conv(draw: Draw, builder: GraphBuilder) -> Value:
@@ -109,39 +82,6 @@ def concat(draw: Draw, builder: GraphBuilder) -> Value:
     axis = draw(st.sampled_from([1, -3]))
     name = builder.node("Concat", *(part.name for part in parts), axis=axis)
     return Value(name, x.channels + narrow.channels, x.size)
-
-
-def split_and_recombine(draw: Draw, builder: GraphBuilder) -> Value:
-    x = pick(draw, builder)
-    x = builder.with_channels(x, max(x.channels, 2))
-    cut = draw(st.integers(1, x.channels - 1))
-    sizes = builder.integers(cut, x.channels - cut)
-    names = builder.nodes_out("Split", 2, x.name, sizes, axis=1)
-    left, right = Value(names[0], cut, x.size), Value(names[1], x.channels - cut, x.size)
-    left = Value(builder.node("Relu", left.name), left.channels, x.size) if draw(st.booleans()) else left
-    if left.channels == right.channels and draw(st.booleans()):
-        return Value(builder.node("Mul", left.name, right.name), cut, x.size)
-    right = builder.conv(right, right.channels) if draw(st.booleans()) else right
-    joined = draw(st.permutations([left.name, right.name]))
-    return Value(builder.node("Concat", *joined, axis=1), x.channels, x.size)
-
-
-def slice_channels(draw: Draw, builder: GraphBuilder) -> Value:
-    x = pick(draw, builder)
-    start = draw(st.integers(0, x.channels - 1))
-    stop, step = draw(st.integers(start + 1, x.channels)), draw(st.sampled_from([1, 2]))
-    end = draw(st.sampled_from([stop, 2**31 - 1 if stop == x.channels else stop - x.channels]))
-    bounds = [builder.integers(value) for value in (start, end, 1, step)]
-    return Value(builder.node("Slice", x.name, *bounds), len(range(start, stop, step)), x.size)
-
-
-def channel_shuffle(draw: Draw, builder: GraphBuilder) -> Value:
-    x, groups = pick(draw, builder), draw(st.sampled_from([2, 3]))
-    x = builder.with_channels(x, groups * math.ceil(x.channels / groups))
-    spread = builder.integers(0, groups, x.channels // groups, x.size, x.size)
-    flat = builder.integers(0, draw(st.sampled_from([x.channels, -1])), x.size, x.size)
-    swapped = builder.node("Transpose", builder.node("Reshape", x.name, spread), perm=[0, 2, 1, 3, 4])
-    return Value(builder.node("Reshape", swapped, flat), x.channels, x.size)
 
 
 def squeeze_excitation(draw: Draw, builder: GraphBuilder) -> Value:
@@ -250,6 +190,9 @@ STEPS: dict[str, Step] = {
     "upsample": upsample,
     "conv transpose": conv_transpose,
     "matmul over channels last": matmul_over_channels_last,
+    "blocks of channels": blocks,
+    "einsum": einsum,
+    "gather of channels": gather_channels,
 }
 HEADS: dict[str, Head] = {
     "pool, squeeze, gemm": pool_squeeze_gemm,

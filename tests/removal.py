@@ -73,18 +73,29 @@ def proto(model: ir.Model) -> onnx.ModelProto:
     return ir.to_proto(model)
 
 
-def masks(analysis: Analysis, keep: Keep) -> dict[str, np.ndarray]:
-    """A 0/1 mask for every computed value that has labels."""
+def masks(analysis: Analysis, keep: Keep, any_type: bool = False) -> dict[str, np.ndarray]:
+    """A 0/1 mask for every computed value that has labels; of those known to be whole numbers only if `any_type`."""
     found: dict[str, np.ndarray] = {}
     for slot in analysis.slots:
-        if slot.reader is None and (slot.value.dtype is None or slot.value.dtype.is_floating_point()):
+        whole = slot.value.dtype is not None and not slot.value.dtype.is_floating_point()
+        if slot.reader is None and (any_type or not whole):
             rank = len(analysis.trace.shape(slot.value))
             dims = [1] * rank
             for axis, size in zip(slot.label.axes, slot.label.atoms.shape, strict=True):
                 dims[axis] = size
             name = slot.value.name or ""
             found[name] = found.get(name, np.ones(1)) * keep[slot.label.atoms].reshape(dims)
+    found |= dict(recurrent_masks(analysis.model, found))
     return {name: mask for name, mask in found.items() if not mask.all()}
+
+
+def recurrent_masks(model: ir.Model, found: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """A layer reads its own last step, which no mask on its output hides: its recurrent weight has columns masked."""
+    for node in model.graph:
+        if node.op_type in ("LSTM", "GRU", "RNN") and node.outputs[0].name in found:
+            weight, mask = node.inputs[2], found[node.outputs[0].name]  # (directions, rows, H); (1, directions, 1, H)
+            assert weight is not None
+            yield weight.name or "", mask[0] if mask.shape[1] == weight.const_value.shape[0] else mask[0, :, :]
 
 
 def differences(case: Case, keep: Keep, inputs: Mapping[str, np.ndarray] | None = None) -> tuple[float, float]:

@@ -21,7 +21,7 @@ FOLDERS = {
 # A folder's name stands for all its modules.
 ROWS = {
     "values": "version errors progress parallel heap native labels graph",
-    "models": "atomic serialise model_check model_io runtime pieces trace",
+    "models": "atomic serialise model_check model_io runtime constants bodies pieces trace",
     "operators": "op_rules.*",
     "analysis": "factors units balance conflicts resolve grouping sizes dependency weights layers costs widths plan",
     "sums": "calibration.statistics calibration.least_squares",
@@ -29,8 +29,8 @@ ROWS = {
     "passes": "passes.*",
     "criteria": "criteria.*",
     "settings": "config report",
-    "stages": "prepare scoring allocate probe choose verify planning clipping solve pairs descent adjust rebuild bench "
-    "fidelity measure reporting",
+    "stages": "functions prepare scoring allocate probe choose verify planning clipping solve pairs descent adjust "
+    "rebuild bench fidelity measure reporting",
     "order": "pipeline replay",
     "questions": "inspection judging doctor",
     "command line": "bars options output render render_facts showing commands cli __main__ __init__",

@@ -1,15 +1,24 @@
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxprune.calibration.bind import bind_given, bind_shapes, infer_layout, parse_input_shape
+from onnxprune.calibration.bind import Shape, bind_given, bind_known, infer_layout, parse_input_shape
 from onnxprune.calibration.inputs import InputSpec, batch_axes, fixed_batch, input_specs
+from onnxprune.calibration.settle import settle
 from onnxprune.errors import BadInput
 
 F32, I64 = np.dtype(np.float32), np.dtype(np.int64)
 IMAGE = InputSpec("x", F32, (None, 3, None, None), ("batch", None, "h", "w"))
 IDS = InputSpec("input_ids", I64, (None, None), ("batch", "seq"))
 MASK = InputSpec("attention_mask", I64, (None, None), ("batch", "seq"))
+
+
+def bind_shapes(
+    specs: Sequence[InputSpec], given: Mapping[str, Shape], data: Mapping[str, Shape], batch_size: int
+) -> tuple[list[InputSpec], list[str]]:
+    return settle(bind_known(specs, given, data), batch_size)
 
 
 def model(text: str) -> ir.Model:

@@ -141,10 +141,11 @@ def test_inspect_tells_groups_costs_and_what_is_closed(folder: Path, capsys: pyt
     assert [(c["width"], c["reason"]) for c in found["closed"]] == [(4, "it is an output of the model")]
     assert {"c0_w", "h0"} <= set(first["names"])
     assert found["inputs"] == [{"name": "x", "dtype": "float", "shape": ["N", 3, 8, 8]}]
-    ran("inspect", "in.onnx", "--verbose", "--keep", "c0_w")
+    ran("inspect", "in.onnx", "--verbose", "--keep", "c0_w", "--calib", "calib.npz")
     out = capsys.readouterr().out
     assert "--keep names it" in out
     assert "x: float (N, 3, 8, 8)" in out
+    assert "of the parameters remain with half of every group gone" in out
 
 
 def test_bench_times_models_in_turn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -319,7 +320,7 @@ def test_a_model_that_does_not_run_at_a_guessed_size_is_told_in_one_line(
     out, err = capfd.readouterr()  # the runtime writes to the descriptor itself
     assert (out, err.count("\n")) == ("", 1)
     assert "cannot run the model" in err
-    assert "224 is a guess; --input-shape x=1,3,224,224" in err
+    assert "--input-shape x=1,3,224,224 (with your sizes)" in err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGTERM there")

@@ -1,5 +1,6 @@
 """Sweep 1 against numpy: sums of every row, targets as onnxruntime computes them, and no more than was asked for."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -164,7 +165,7 @@ def test_what_no_layer_needs_any_more_is_not_computed(small: Net, monkeypatch: p
 
     monkeypatch.setattr("onnxprune.calibration.collect.run", noting)
     sparse(small).collect()
-    assert asked == [{"t", "r", "c", "f"}] * 2 + [{"r"}] * 4
+    assert Counter(map(frozenset, asked)) == {frozenset("trcf"): 2, frozenset("r"): 4}  # lanes run in any order
     asked.clear()
     network = sparse(small)
     only = [layer for layer in network.layers if layer.name != "Conv:c"]

@@ -78,7 +78,7 @@ def test_single_precision_agrees_with_double(monkeypatch: pytest.MonkeyPatch) ->
     single = obs.select(problem, Options())
     assert double.cost is not None
     assert single.cost is not None
-    np.testing.assert_allclose(single.cost, double.cost, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(single.cost, double.cost, rtol=1e-4, atol=1e-5)  # of a variance of 1
     assert len(np.intersect1d(single.keep(24), double.keep(24))) >= 23
 
 

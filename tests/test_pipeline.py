@@ -131,7 +131,7 @@ def test_a_model_in_which_nothing_can_go_is_refused_with_the_reasons() -> None:
         tiny(keep=("h*",))
 
 
-def test_behind_an_operator_without_rule_pruning_goes_on() -> None:
+def test_behind_an_operator_that_holds_its_channels_pruning_goes_on() -> None:
     body = """
     h0 = Conv <pads=[1,1,1,1]> (x, c0_w) r0 = Relu (h0)
     s = CumSum (r0, one)
@@ -142,7 +142,7 @@ def test_behind_an_operator_without_rule_pruning_goes_on() -> None:
     model = model_from_text("(float[N,3,8,8] x) => (float[N,4] y)", body, {**weights, "one": np.int64(1)})
     result = prune(model, tiny_inputs(), ratio=0.5)
     assert widths(result.model) == {"c0_w": 8, "c1_w": 4}
-    assert {c.name: c.reason for c in result.report.closed}["Conv:h0"] == "CumSum (CumSum:s) has no rule"
+    assert {c.name: c.reason for c in result.report.closed}["Conv:h0"] == "CumSum adds up along its axis"
 
 
 def test_a_group_that_cannot_be_proved_stays_whole_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

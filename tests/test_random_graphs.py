@@ -27,6 +27,9 @@ MARKS = {
     "upsample": {"Resize"},
     "conv transpose": {"ConvTranspose"},
     "matmul over channels last": {"MatMul"},
+    "blocks of channels": {"DepthToSpace", "SpaceToDepth"},
+    "einsum": {"Einsum"},
+    "gather of channels": {"Gather"},
 }
 
 

@@ -138,6 +138,12 @@ def test_feeds_of_the_wrong_rank_are_refused() -> None:
 # --- cutting -----------------------------------------------------------------------------------------------------
 
 
+def test_a_scalar_is_run_as_one() -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    net (float x) => (float[1] y) <int64[1] axis = {0}> { y = Unsqueeze (x, axis) }"""
+    assert run(open_session(model_of(text)), {"x": np.array(2, np.float32)})["y"].shape == (1,)
+
+
 def test_a_cut_holds_only_what_it_needs() -> None:
     model = model_of(CHAIN)
     before = ir.to_proto(model).SerializeToString()
@@ -244,6 +250,13 @@ def test_large_weights_are_read_where_they_lie_and_the_model_keeps_them(dtype: t
     np.testing.assert_allclose(run(session, {"x": x})["y"], x @ weight, rtol=2e-2 if dtype == np.float16 else 1e-5)
     assert ir.to_proto(model).SerializeToString() == before
     assert len(session.weights_in_use) == 1
+
+
+def test_a_large_weight_that_nothing_reads_does_no_harm() -> None:
+    model = model_of(CHAIN)
+    idle = ir.tensor(np.ones((64, 64), np.float32), name="idle")
+    model.graph.register_initializer(ir.Value(name="idle", const_value=idle))
+    assert run(open_session(model), {"x": X})["y"].tolist() == [[40, 0]]
 
 
 def test_a_weight_that_is_an_input_as_well_can_be_given() -> None:

@@ -37,6 +37,12 @@ def test_arrays_come_back_in_order_and_in_any_order() -> None:
             assert array.dtype == ARRAYS[i].dtype
 
 
+def test_a_scalar_comes_back_without_an_axis() -> None:
+    tape = Tape()
+    tape.append(np.array(7))
+    assert (tape[0].shape, int(tape[0])) == ((), 7)
+
+
 def test_writing_goes_on_behind_what_was_read() -> None:
     tape = Tape()
     for number in range(5):

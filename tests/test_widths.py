@@ -19,7 +19,7 @@ def group(width: int, rows: int = 1, lanes: int = 1) -> Group:
     outputs = np.repeat(units, lanes)[None]
     writer = Linear(ir.node("Conv", []), "conv", value, value, None, value, 1, units[None], outputs, 1)
     cells = np.repeat(np.arange(rows), width // rows) if rows > 1 else None
-    return Group("g", units, cells, (writer,), (), frozenset())
+    return Group("g", units, units, cells, (writer,), (), frozenset())
 
 
 @pytest.mark.parametrize(

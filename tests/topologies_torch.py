@@ -233,6 +233,21 @@ def perceptron() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 10), nn.ReLU(), block, nn.Linear(10, 4))
 
 
+class Recurrent(nn.Module):
+    """Two stacked layers over a sequence: every step of the first, the last state and the mean of the second."""
+
+    def __init__(self, layer: type[nn.RNNBase], both: bool) -> None:
+        super().__init__()
+        self.stem, self.layers = nn.Linear(6, 10), layer(10, 8, 2, batch_first=True, bidirectional=both)
+        self.steps, self.last = nn.Linear(16 if both else 8, 5), nn.Linear(16 if both else 8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, states = self.layers(functional.relu(self.stem(x)))
+        last = states[0] if isinstance(states, tuple) else states
+        ends = [last[-2], last[-1]] if self.layers.bidirectional else [last[-1]]
+        return self.steps(y.mean(1)) + self.last(torch.cat(ends, 1))
+
+
 IMAGE = (3, 16, 16)
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet": (resnet, IMAGE),
@@ -256,6 +271,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "axis-play": (AxisPlay, IMAGE),
     "shared": (Shared, IMAGE),
     "perceptron": (perceptron, (7, 6)),
+    "lstm": (lambda: Recurrent(nn.LSTM, True), (7, 6)),
+    "gru": (lambda: Recurrent(nn.GRU, False), (7, 6)),
 }
 
 

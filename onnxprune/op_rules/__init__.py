@@ -4,7 +4,55 @@ A rule says which atoms its outputs carry, which go together, which constants ar
 hold a size. An operator without a rule is a barrier: it fixes the atoms that reach it, and says so.
 """
 
-from onnxprune.op_rules import elementwise, join, layout, linear, reduce
+from onnxprune.op_rules import (
+    along,
+    attention,
+    blocks,
+    control,
+    einsum,
+    elementwise,
+    fill,
+    fused,
+    fused_norm,
+    indexing,
+    join,
+    layout,
+    linear,
+    norm,
+    packed,
+    quantise,
+    quantised,
+    quantised_layers,
+    recurrent,
+    reduce,
+    sampling,
+)
 from onnxprune.op_rules.registry import RULES, Op, Rule, rule
 
-__all__ = ["RULES", "Op", "Rule", "elementwise", "join", "layout", "linear", "reduce", "rule"]
+__all__ = [
+    "RULES",
+    "Op",
+    "Rule",
+    "along",
+    "attention",
+    "blocks",
+    "control",
+    "einsum",
+    "elementwise",
+    "fill",
+    "fused",
+    "fused_norm",
+    "indexing",
+    "join",
+    "layout",
+    "linear",
+    "norm",
+    "packed",
+    "quantise",
+    "quantised",
+    "quantised_layers",
+    "recurrent",
+    "reduce",
+    "rule",
+    "sampling",
+]

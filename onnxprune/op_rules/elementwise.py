@@ -1,26 +1,30 @@
 """Rules of the operators that work position by position: their inputs' labels are tied, broadcast axes excepted."""
 
-import numpy as np
+from collections.abc import Collection, Generator, Iterable, Mapping
+from math import prod
 
-from onnxprune.labels import Label, atoms_of, on
-from onnxprune.op_rules.facts import Facts, Fixed, Out, Param, Tie
-from onnxprune.op_rules.registry import Op, fix, hold, line, rule, without
+from onnxprune.labels import Label, Labels, apart_from
+from onnxprune.op_rules.facts import Fact, Facts, Fixed, Out, Tie
+from onnxprune.op_rules.registry import Op, fix, hold, line, rule, sliced_along
 
 # fmt: off
 UNARY = [
-    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cast", "Ceil", "Celu", "Clip", "Cos", "Cosh",
-    "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN",
-    "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign",
-    "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitCast", "BitwiseNot", "Cast", "Ceil", "Celu", "Clip",
+    "Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf",
+    "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid",
+    "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
 ]
 BROADCAST = [
     "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "CastLike", "Div", "Equal", "Greater",
     "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub",
-    "Sum", "Where", "Xor",
+    "Sum", "SwiGLU", "Where", "Xor",
 ]
+FUSED_UNARY = ["Gelu", "QuickGelu", "ScaledSiLU"]
+FUSED_BROADCAST = ["BiasAdd", "BiasGelu", "FastGelu", "GatedAdd"]
 # fmt: on
 
 
+@rule(*FUSED_UNARY, domain="com.microsoft")
 @rule(*UNARY)
 def unary(op: Op) -> Facts:
     """The first input's labels pass; other inputs are settings."""
@@ -28,18 +32,46 @@ def unary(op: Op) -> Facts:
         yield Out(index, op.labels())
 
 
+@rule(*FUSED_BROADCAST, domain="com.microsoft")
 @rule(*BROADCAST)
 def broadcast(op: Op) -> Facts:
     """Labels of all inputs meet on the output's axes, aligned at the right; constants are sliced along."""
-    shape, rank = op.out_shape(), len(op.out_shape())
+    yield Out(0, (yield from aligned(op, range(len(op.node.inputs)))))
+
+
+def aligned(op: Op, operands: Iterable[int]) -> Generator[Fact, None, Labels]:
+    """The labels of the output, where these inputs are aligned at the right; the others are settings."""
+    rank = len(op.out_shape())
+    return (yield from together(op, {i: rank - len(op.shape(i)) for i in operands if op.has(i)}))
+
+
+def together(op: Op, shifts: Mapping[int, int], apart: Collection[int] = ()) -> Generator[Fact, None, Labels]:
+    """The labels of the first output, where these inputs meet position by position.
+
+    Axis a of input i lies on axis a + shifts[i] of the output; the output's axes `apart` are none of its business.
+    """
+    shape = op.out_shape()
     met: list[Label] = []
-    for index in op.activations():
-        for label in op.labels(index):
-            yield from _meet(op, label.moved(rank - len(op.shape(index))), met)
-    for index in (i for i in range(len(op.node.inputs)) if op.has(i)):
+    for index, shift in shifts.items():
+        for label in apart_from(tuple(label.moved(shift) for label in op.labels(index)), apart):
+            yield from _meet(op, label, met)
+    met = met or _spread(op, shifts)
+    for index, shift in shifts.items():
         for label in met:
-            yield from _join(op, index, label)
-    yield Out(0, tuple(x for x in met if all(shape[a] == d for a, d in zip(x.axes, x.atoms.shape, strict=True))))
+            yield from joined(op, index, label, shift)
+    return tuple(x for x in met if all(shape[a] == d for a, d in zip(x.axes, x.atoms.shape, strict=True)))
+
+
+def _spread(op: Op, given: Collection[int]) -> list[Label]:
+    """A computed number times a constant vector (a scale that is known at run time) has a position for each channel.
+
+    They are new, and go with what the vector meets.
+    """
+    long = [axis for axis, width in enumerate(op.out_shape()) if width > 1]
+    single = [i for i in given if not op.constant(i) and prod(op.shape(i)) == 1]
+    if len(long) != 1 or not single or any(not op.constant(i) for i in given if i not in single):
+        return []
+    return [Label((long[0],), op.fresh(op.out_shape()[long[0]]))]
 
 
 def _meet(op: Op, label: Label, met: list[Label]) -> Facts:
@@ -64,52 +96,16 @@ def _meet(op: Op, label: Label, met: list[Label]) -> Facts:
             yield from fix((label, other), f"{op.node.op_type} joins channels that are split over different axes")
 
 
-def _join(op: Op, index: int, label: Label) -> Facts:
+def joined(op: Op, index: int, label: Label, shift: int) -> Facts:
     """What input `index` is along a label of the output: broadcast, labelled too, a constant, or an obstacle."""
     shape = op.shape(index)
-    shift = len(op.out_shape()) - len(shape)
     spans = [axis for axis in label.axes if axis >= shift and shape[axis - shift] != 1]
     if not spans:
         return
     if op.constant(index):
-        yield from _param(op, index, label, spans, shift)
+        yield from sliced_along(op, index, label, spans, shift)
         return
     own = {axis + shift for mine in op.labels(index) for axis in mine.axes}
     bare = [axis for axis in spans if axis not in own]
     reason = f"{op.node.op_type} joins it with {op.input(index).name!r}, which has no prunable channels"
     yield from hold((label,), bare, reason)
-
-
-def _param(op: Op, index: int, label: Label, spans: list[int], shift: int) -> Facts:
-    """A constant along some axes of a label is sliced along those."""
-    varying = tuple(slice(None) if axis in spans else 0 for axis in label.axes)
-    own = tuple(axis - shift for axis in spans)
-    if len(spans) == len(label.axes) or _same_across(label.atoms, varying):
-        yield Param(index, Label(own, label.atoms[varying]))
-    elif len(spans) == 1:
-        atoms, facts = line(op, label, spans[0])
-        yield from facts
-        yield Param(index, Label(own, atoms))
-    else:
-        yield Fixed(label.atoms, f"{op.node.op_type} broadcasts a constant over part of its axes")
-
-
-def _same_across(atoms: np.ndarray, index: tuple[slice | int, ...]) -> bool:
-    """Whether the atoms repeat over the axes that `index` pins."""
-    pinned = tuple(slice(0, 1) if isinstance(i, int) else i for i in index)
-    return bool(np.array_equal(atoms, np.broadcast_to(atoms[pinned], atoms.shape)))
-
-
-@rule("BatchNormalization", "InstanceNormalization")
-def channel_norm(op: Op) -> Facts:
-    """One scale, shift and statistic a channel, and no channel sees another."""
-    others = set(range(len(op.shape()))) - {1}
-    yield from hold(op.labels(), others, f"{op.node.op_type} takes its mean and variance over it")
-    channels = atoms_of(without(op.labels(), others), 1, op.shape()[1])
-    for label in on(0, channels):
-        for index in range(1, len(op.node.inputs)):
-            if op.constant(index):
-                yield Param(index, label)
-            else:
-                yield Fixed(channels, f"{op.node.op_type} takes computed parameters")
-    yield Out(0, tuple(label for label in op.labels() if 1 in label.axes))

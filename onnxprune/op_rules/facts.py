@@ -1,11 +1,12 @@
 """What an operator rule says: small facts about labels, collected by `dependency.py`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import onnx_ir as ir
 
+from onnxprune.graph import Array
 from onnxprune.labels import Atoms, Label, Labels
 
 
@@ -19,18 +20,33 @@ class Out:
 
 @dataclass(frozen=True, eq=False)
 class Param:
-    """The constant at input `index` is sliced along with `label`; `contracted` where the op sums over that axis."""
+    """The constant at input `index` is sliced along with `label`; `contracted` where the op sums over that axis.
+
+    `nothing` (that broadcasts to the constant) is what contributes nothing to such a sum, if not zero: a zero point.
+    """
 
     index: int
     label: Label
     contracted: bool = False
+    nothing: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Summed:
-    """The op sums over these positions of its computed input `index`, against another computed input."""
+    """The op sums over these positions of its computed input `index`, against another computed input.
+
+    For quanta, input `zero` holds what stands for zero.
+    """
 
     index: int
+    label: Label
+    zero: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The op takes statistics over these positions of its first input: over those that stay, once some go."""
+
     label: Label
 
 
@@ -72,7 +88,8 @@ class Size:
     """An integer of the node follows a label: element `element` of input or attribute `place`.
 
     Its new value is the number of positions along `label.axes[axis]` that stay, of the first `upto` if that is
-    given. `current` is the whole list as it stands, for an input that is left out or computed.
+    given. `current` is the whole list as it stands, for an input that is left out or computed; `pinned`: the element
+    keeps its current value, although it is computed from the label's size.
     """
 
     node: ir.Node
@@ -82,6 +99,7 @@ class Size:
     axis: int = 0
     upto: int | None = None
     current: tuple[int, ...] = ()
+    pinned: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +132,7 @@ class Index:
     label: Label
 
 
-Kind = Literal["conv", "conv_transpose", "gemm", "matmul", "left_matmul"]
+Kind = Literal["conv", "conv_transpose", "gemm", "matmul", "left_matmul", "recurrent"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +140,9 @@ class Linear:
     """A layer Y = X Wᵀ + b with a constant weight, in `groups` independent blocks.
 
     `features` (groups, F) and `outputs` (groups, n) hold the atom of each column of X and of Y. `refit` is false
-    where columns of X do not mix (depthwise). `macs` counts the multiply–adds of one weight element in the traced run.
+    where columns of X do not mix (depthwise) or X is Y of the step before (recurrent). The Y of a recurrent layer is
+    what its gates take in, `y` the units that those make. `macs` counts the multiply–adds of one weight element in the
+    traced run. `decode` makes real numbers of a weight in quanta; `kernel` is the window of a convolution.
     """
 
     node: ir.Node
@@ -136,6 +156,8 @@ class Linear:
     outputs: Atoms
     macs: int
     refit: bool = True
+    decode: Callable[[Array], Array] | None = None
+    kernel: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,5 +169,5 @@ class Product:
     label: Label | None = None
 
 
-Fact = Out | Param | Summed | Tie | Lines | Fixed | Balanced | Size | Follow | Settled | Index | Linear | Product
+Fact = Out | Param | Summed | Part | Tie | Lines | Fixed | Balanced | Size | Follow | Settled | Index | Linear | Product
 Facts = Iterator[Fact]

@@ -1,5 +1,6 @@
 """Rules of the operators that cut and join along an axis: Concat, Split, Slice, Pad, Resize."""
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -12,19 +13,37 @@ from onnxprune.op_rules.registry import Op, any_label, cut, fix, follows, rule, 
 @rule("Concat")
 def concat(op: Op) -> Facts:
     """Atoms follow each other along the axis; along the other axes all inputs go together."""
+    yield from concatenated(op, range(len(op.node.inputs)))
+
+
+def concatenated(op: Op, operands: Iterable[int]) -> Facts:
+    """A Concat of these inputs; the others are settings."""
     axis = op.attr("axis", 0) % len(op.out_shape())
-    indices = [i for i in range(len(op.node.inputs)) if op.has(i)]
+    indices = [i for i in operands if op.has(i)]
     joined = np.concatenate([op.atoms(axis, i) for i in indices])
-    for index in indices:
-        straddling = tuple(x for x in touching(op.labels(index), [axis]) if len(x.axes) > 1)
+    straddling = tuple(x for i in indices for x in touching(op.labels(i), [axis]) if len(x.axes) > 1)
+    factored = _joined_factored(op, indices, axis, straddling[0].axes) if straddling else ()
+    if not factored:
         yield from fix(straddling, "Concat joins channels that are split over axes")
     across: dict[tuple[int, ...], Label] = {}
     for index in indices:
-        for label in apart_from(op.labels(index), [axis]):
+        for label in apart_from(op.labels(index), [axis, *(a for x in factored for a in x.axes)]):
             across.setdefault(label.axes, label)
     for label in across.values():
         yield from _tied_across(op, indices, label)
-    yield Out(0, (*on(axis, joined), *across.values()))
+    yield Out(0, (*(factored or on(axis, joined)), *across.values()))
+
+
+def _joined_factored(op: Op, indices: list[int], axis: int, axes: tuple[int, ...]) -> Labels:
+    """Channels split over `axes`, one behind the other along one of them; none where an input has others there."""
+    parts = []
+    for index in indices:
+        here = touching(op.labels(index), axes)
+        if len(here) != 1 or not set(here[0].axes) <= set(axes):
+            return ()
+        spread = here[0].atoms.reshape([op.shape(index)[a] if a in here[0].axes else 1 for a in axes])
+        parts.append(np.broadcast_to(spread, [op.shape(index)[a] for a in axes]))
+    return (Label(axes, np.concatenate(parts, axes.index(axis))),)
 
 
 def _tied_across(op: Op, indices: list[int], label: Label) -> Facts:
@@ -126,6 +145,7 @@ def _constant(op: Op, index: int) -> bool:
     return not op.has(index) or op.constant(index)
 
 
+@rule("Pad", domain="com.microsoft")
 @rule("Pad")
 def pad(op: Op) -> Facts:
     """Padding along a channel axis adds positions that never go."""

@@ -1,13 +1,50 @@
 """Rules of the layers that multiply by a weight: Conv, ConvTranspose, Gemm, MatMul."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
+import onnx_ir as ir
 
+from onnxprune.graph import Array
 from onnxprune.labels import Atoms, Label, apart_from, atoms_of, on, touching
 from onnxprune.op_rules.facts import Balanced, Facts, Fixed, Kind, Linear, Out, Param, Product, Size, Summed, Tie
 from onnxprune.op_rules.registry import Op, fix, hold, line, rule, stays_whole, without
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Which inputs of a layer are what; `vectors` hold a number for each output channel, or one for all.
+
+    `nothing` and `decode` tell of a weight in quanta: see `Param` and `Linear`.
+    """
+
+    weight: int = 1
+    bias: int | None = 2
+    vectors: tuple[int, ...] = ()
+    nothing: Array | None = None
+    decode: Callable[[Array], Array] | None = None
+
+    def computed(self, op: Op) -> bool:
+        """Whether the weight or bias is computed from activations."""
+        given = [self.weight] if self.bias is None or not op.has(self.bias) else [self.weight, self.bias]
+        return not all(op.constant(index) for index in given)
+
+
+PLAIN = Places()
+
+
+def per_output(op: Op, places: Places, outer: Atoms) -> Facts:
+    """What has a number for each output channel is cut along."""
+    given = [places.bias] if places.bias is not None else []
+    given += places.vectors if outer.size > 1 else ()
+    for index in (i for i in given if op.has(i) and op.shape(i)[-1:] == (outer.size,)):
+        for label in on(len(op.shape(index)) - 1, outer):
+            if op.constant(index):
+                yield Param(index, label)
+            else:
+                yield Fixed(outer, f"{op.node.op_type} takes computed scales")
 
 
 def _conv_input(op: Op) -> Facts:
@@ -16,90 +53,125 @@ def _conv_input(op: Op) -> Facts:
     yield from fix(tuple(x for x in op.labels() if 1 in x.axes and len(x.axes) > 1), "its channels are split over axes")
 
 
-def _depthwise(op: Op, inner: Atoms, groups: int) -> Facts:
+def _depthwise(op: Op, places: Places, inner: Atoms, groups: int) -> Facts:
     """Each input channel makes its own outputs: they go together, and `group` follows."""
     outer = np.repeat(inner, op.out_shape()[1] // groups)
     yield Out(0, on(1, outer))
-    first = outer if op.node.op_type == "Conv" else inner
+    first = inner if op.node.op_type == "ConvTranspose" else outer
     for label in on(0, first):
-        yield Param(1, label)
-    for label in on(0, outer):
-        if op.has(2):
-            yield Param(2, label)
+        yield Param(places.weight, label)
+    yield from per_output(op, places, outer)
     for label in on(0, inner):
         yield Size(op.node, "group", None, label)
-    yield _linear(op, inner.reshape(groups, 1), outer.reshape(groups, -1), refit=False)
+    yield _linear(op, places, inner.reshape(groups, 1), outer.reshape(groups, -1), refit=False)
 
 
-def _linear(op: Op, features: Atoms, outputs: Atoms, refit: bool = True) -> Linear:
-    conv = op.node.op_type == "Conv"
+def _linear(op: Op, places: Places, features: Atoms, outputs: Atoms, refit: bool = True) -> Linear:
+    conv = op.node.op_type != "ConvTranspose"
     positions = op.out_shape() if conv else op.shape()
-    taps = prod(op.shape(1)[2:])
+    kernel = op.shape(places.weight)[2:]
     return Linear(
         op.node,
         "conv" if conv else "conv_transpose",
         op.input(0),
-        op.input(1),
-        op.input(2) if op.has(2) else None,
+        op.input(places.weight),
+        _bias(op, places),
         op.node.outputs[0],
         features.shape[0],
-        np.repeat(features, taps, axis=1),
+        np.repeat(features, prod(kernel), axis=1),
         outputs,
         positions[0] * prod(positions[2:]),
         refit,
+        places.decode,
+        kernel,
     )
+
+
+def _bias(op: Op, places: Places) -> ir.Value | None:
+    return op.input(places.bias) if places.bias is not None and op.has(places.bias) else None
 
 
 @rule("Conv", "ConvTranspose")
 def convolution(op: Op) -> Facts:
     """Input channels are summed over, output channels are new; groups lose equally many."""
-    if not op.constant(1) or (op.has(2) and not op.constant(2)):
-        yield from fix(op.labels(0) + op.labels(1) + op.labels(2), f"the weight of {op.node.op_type} is computed")
+    yield from convolve(op, PLAIN)
+
+
+def convolve(op: Op, places: Places) -> Facts:
+    """A convolution whose inputs lie at these places."""
+    if places.computed(op):
+        labels = (label for index in range(len(op.node.inputs)) for label in op.labels(index))
+        yield from fix(tuple(labels), f"the weight of {op.node.op_type} is computed")
         return
     yield from _conv_input(op)
     groups, inner = op.attr("group", 1), op.atoms(1)
     if groups > 1 and groups == inner.size:
-        yield from _depthwise(op, inner, groups)
+        yield from _depthwise(op, places, inner, groups)
         return
     outer = op.fresh(op.out_shape()[1])
     yield Out(0, on(1, outer))
-    if op.has(2):
-        yield Param(2, Label((0,), outer))
+    yield from per_output(op, places, outer)
     rows, columns = inner.reshape(groups, -1), outer.reshape(groups, -1)
-    conv = op.node.op_type == "Conv"
+    conv = op.node.op_type != "ConvTranspose"
     (first, second), sums_second = ((columns, rows), True) if conv else ((rows, columns), False)
-    yield Param(1, Label((0,), first.reshape(-1)), contracted=not sums_second)
+    yield Param(places.weight, Label((0,), first.reshape(-1)), not sums_second, places.nothing)
     per_element = np.repeat(second, first.shape[1], axis=0)
-    yield Param(1, Label((1,), second[0]) if groups == 1 else Label((0, 1), per_element), contracted=sums_second)
+    label = Label((1,), second[0]) if groups == 1 else Label((0, 1), per_element)
+    yield Param(places.weight, label, sums_second, places.nothing)
     if groups > 1:
         yield Balanced(rows, f"{op.node.op_type} reads {groups} groups of channels")
         yield Balanced(columns, f"{op.node.op_type} writes {groups} groups of channels")
-    yield _linear(op, rows, columns)
+    yield _linear(op, places, rows, columns)
+
+
+@rule("DeformConv")
+def deformable_convolution(op: Op) -> Facts:
+    """A convolution whose windows are computed; every set of windows must read equally many channels."""
+    bent = op.labels(2) + op.labels(4)
+    if not op.constant(1) or (op.has(3) and not op.constant(3)) or op.attr("group", 1) > 1:
+        yield from fix(
+            op.labels(0) + op.labels(1) + op.labels(3) + bent, "DeformConv in groups, or by a computed weight"
+        )
+        return
+    yield from _conv_input(op)
+    yield from fix(bent, "DeformConv reads places from it")
+    inner, outer = op.atoms(1), op.fresh(op.out_shape()[1])
+    yield Out(0, on(1, outer))
+    yield Param(1, Label((1,), inner), contracted=True)
+    yield from (Param(index, Label((0,), outer)) for index in (1, 3) if op.has(index))
+    if (windows := op.attr("offset_group", 1)) > 1:
+        yield Balanced(inner.reshape(windows, -1), f"DeformConv reads through {windows} sets of windows")
+    yield replace(_linear(op, PLAIN, inner[None], outer[None], refit=False), bias=None)
 
 
 @rule("Gemm")
 def gemm(op: Op) -> Facts:
     """A·B + C on matrices, A or B transposed or not."""
-    if not op.constant(1) or (op.has(2) and not op.constant(2)):
-        yield from fix(op.labels(0) + op.labels(1) + op.labels(2), "Gemm multiplies two computed matrices")
+    yield from multiply(op, PLAIN)
+
+
+def multiply(op: Op, places: Places) -> Facts:
+    """A Gemm whose inputs lie at these places."""
+    if places.computed(op):
+        labels = (label for index in range(len(op.node.inputs)) for label in op.labels(index))
+        yield from fix(tuple(labels), f"{op.node.op_type} multiplies two computed matrices")
         return
     reads = 0 if op.attr("transA", 0) else 1
     reads_weight, writes_weight = (1, 0) if op.attr("transB", 0) else (0, 1)
-    yield from fix(apart_from(op.labels(), [reads]), "Gemm's other axis is not a channel axis")
+    yield from fix(apart_from(op.labels(), [reads]), f"{op.node.op_type}'s other axis is not a channel axis")
     inner, outer = op.atoms(reads), op.fresh(op.out_shape()[1])
     yield Out(0, on(1, outer))
-    yield Param(1, Label((reads_weight,), inner), contracted=True)
-    yield Param(1, Label((writes_weight,), outer))
-    if op.has(2) and op.shape(2)[-1:] == (outer.size,):
-        yield Param(2, Label((len(op.shape(2)) - 1,), outer))
-    yield _dense(op, "gemm", 0, inner, outer)
+    yield Param(places.weight, Label((reads_weight,), inner), True, places.nothing)
+    yield Param(places.weight, Label((writes_weight,), outer))
+    yield from per_output(op, places, outer)
+    yield _dense(op, places, "gemm", 0, inner, outer)
 
 
-def _dense(op: Op, kind: Kind, x: int, inner: Atoms, outer: Atoms) -> Linear:
+def _dense(op: Op, places: Places, kind: Kind, x: int, inner: Atoms, outer: Atoms) -> Linear:
     rows = prod(op.out_shape()) // outer.size
-    bias = op.input(2) if op.has(2) else None
-    values = op.input(x), op.input(1 - x), bias, op.node.outputs[0]
-    return Linear(op.node, kind, *values, 1, inner[None], outer[None], rows, _refittable(op, kind))
+    values = op.input(x), op.input(places.weight), _bias(op, places), op.node.outputs[0]
+    blocks = inner[None], outer[None]
+    return Linear(op.node, kind, *values, 1, *blocks, rows, _refittable(op, kind), places.decode)
 
 
 def _refittable(op: Op, kind: Kind) -> bool:
@@ -112,36 +184,40 @@ def _refittable(op: Op, kind: Kind) -> bool:
 def matmul(op: Op) -> Facts:
     """A weight on the right makes new columns, one on the left new rows; two activations tie what they share."""
     if op.constant(0) or op.constant(1):
-        yield from _weighted_matmul(op, 1 if op.constant(1) else 0)
+        weight, x = (1, 0) if op.constant(1) else (0, 1)
+        yield from weighted(op, Places(weight, None), x)
     else:
-        yield from _activation_matmul(op)
+        yield from product(op, (0, 1))
 
 
-def _weighted_matmul(op: Op, weight: int) -> Facts:
-    x, rank = 1 - weight, len(op.shape(1 - weight))
+def weighted(op: Op, places: Places, x: int) -> Facts:
+    """A MatMul by a constant matrix; `x` is the other operand's place, left of the weight or right of it."""
+    weight, rank = places.weight, len(op.shape(x))
     if len(op.shape(weight)) != 2 or rank < 2:
-        yield from fix(op.labels(x), "MatMul by a stack of matrices, or of a vector")
+        yield from fix(op.labels(x), f"{op.node.op_type} by a stack of matrices, or of a vector")
         return
-    reads = rank - 1 if weight == 1 else rank - 2
+    kind: Kind = "matmul" if x < weight else "left_matmul"
+    reads, summed = (rank - 1, 0) if x < weight else (rank - 2, 1)
     straddling = tuple(label for label in touching(op.labels(x), [reads]) if len(label.axes) > 1)
     yield from fix(straddling, "its channels are split over axes")
     inner = atoms_of(op.labels(x), reads, op.shape(x)[reads])
     outer = op.fresh(op.out_shape()[reads])
     yield Out(0, (*apart_from(op.labels(x), [reads]), *on(reads, outer)))
-    yield Param(weight, Label((1 - weight,), inner), contracted=True)
-    yield Param(weight, Label((weight,), outer))
-    yield _dense(op, "matmul" if weight == 1 else "left_matmul", x, inner, outer)
+    yield Param(weight, Label((summed,), inner), True, places.nothing)
+    yield Param(weight, Label((1 - summed,), outer))
+    yield from per_output(op, places, outer)
+    yield _dense(op, places, kind, x, inner, outer)
 
 
-def _activation_matmul(op: Op) -> Facts:
+def product(op: Op, operands: tuple[int, int], zeros: tuple[int | None, int | None] = (None, None)) -> Facts:
     """Both sides lose the summed positions together; rows of A and columns of B pass through, and batch axes agree.
 
     What lies on a batch axis alone afterwards (the head of a score) stands for all that lay there before.
     """
-    if min(len(op.shape(0)), len(op.shape(1))) < 2:
-        yield from fix(op.labels(0) + op.labels(1), "MatMul with a vector")
+    if min(len(op.shape(index)) for index in operands) < 2:
+        yield from fix(op.labels(operands[0]) + op.labels(operands[1]), f"{op.node.op_type} with a vector")
         return
-    sides = [[x.moved(len(op.out_shape()) - len(op.shape(i))) for x in op.labels(i)] for i in (0, 1)]
+    sides = [[x.moved(len(op.out_shape()) - len(op.shape(i))) for x in op.labels(i)] for i in operands]
     rank = len(op.out_shape())
     summed: list[Label | None] = [None, None]
     passing: list[Label] = []
@@ -162,11 +238,11 @@ def _activation_matmul(op: Op) -> Facts:
                 summed[side] = plain
             elif matrix == [kept]:
                 passing.append(plain)
-            yield from _batch_on_the_other_side(op, 1 - side, sides[1 - side], plain)
-    yield from _summed(op, summed)
+            yield from _batch_on_the_other_side(op, operands[1 - side], sides[1 - side], plain)
+    yield from _summed(op, summed, operands, zeros)
     for together in batch.values():
         yield from (Tie(together[0], atoms) for atoms in together[1:])
-    yield Product(op.node, prod(op.out_shape()) * op.shape(0)[-1], _counted(op, summed, passing))
+    yield Product(op.node, prod(op.out_shape()) * op.shape(operands[0])[-1], _counted(op, summed, passing))
     covered = {axis for label in passing for axis in label.axes}
     yield Out(0, (*passing, *(Label((a,), atoms[0]) for a, atoms in batch.items() if a not in covered)))
 
@@ -179,22 +255,24 @@ def _one_batch_axis(label: Label, rank: int) -> tuple[Label, list[Tie]]:
     return without((label,), held)[0], ties
 
 
-def _batch_on_the_other_side(op: Op, side: int, labels: Sequence[Label], label: Label) -> Facts:
+def _batch_on_the_other_side(op: Op, index: int, labels: Sequence[Label], label: Label) -> Facts:
     """A batch axis goes from both sides or is broadcast."""
-    rank, shape = len(op.out_shape()), op.shape(side)
+    rank, shape = len(op.out_shape()), op.shape(index)
     for axis in (a for a in label.axes if a < rank - 2):
         own = axis - (rank - len(shape))
         if own >= 0 and shape[own] != 1 and not any(axis in other.axes for other in labels):
-            reason = f"MatMul joins it with {op.input(side).name!r}, which has no prunable channels"
+            reason = f"{op.node.op_type} joins it with {op.input(index).name!r}, which has no prunable channels"
             yield from hold((label,), [axis], reason)
 
 
-def _summed(op: Op, summed: Sequence[Label | None]) -> Facts:
+def _summed(
+    op: Op, summed: Sequence[Label | None], operands: tuple[int, int], zeros: tuple[int | None, int | None]
+) -> Facts:
     """The summed positions of both sides go together, in all lines of a batch axis that one side alone has."""
     rank = len(op.out_shape())
-    for side, label in enumerate(summed):
+    for index, zero, label in zip(operands, zeros, summed, strict=True):
         if label is not None:
-            yield Summed(side, label.moved(len(op.shape(side)) - rank))
+            yield Summed(index, label.moved(len(op.shape(index)) - rank), zero)
     first, second = summed
     if first is not None and second is not None:
         if len(first.axes) == len(second.axes) > 1 and first.axes[0] != second.axes[0]:

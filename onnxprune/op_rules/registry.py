@@ -1,15 +1,16 @@
 """The table of operator rules, and what a rule sees of a node."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxprune.graph import Array, array_of
 from onnxprune.labels import WHOLE, Atoms, Label, Labels, Shape, atoms_of, touching
-from onnxprune.op_rules.facts import Facts, Fixed, Follow, Lines, Settled, Size, Tie
+from onnxprune.op_rules.facts import Facts, Fixed, Follow, Lines, Param, Part, Settled, Size, Tie
 from onnxprune.trace import Leaf, Place, Trace
 
 Rule = Callable[["Op"], Facts]
@@ -35,6 +36,14 @@ class Op:
     labelled: Mapping[ir.Value, Labels]
     trace: Trace
     fresh: Callable[[int], Atoms]
+    opened: Collection[str] = ()
+    computed: Collection[ir.Value] = ()
+    asked: set[int] = field(default_factory=set)
+
+    @property
+    def domain(self) -> str:
+        """The operator's domain, empty for ONNX's own."""
+        return "" if self.node.domain == "ai.onnx" else self.node.domain
 
     def has(self, index: int) -> bool:
         """Whether input `index` is given."""
@@ -48,6 +57,7 @@ class Op:
 
     def labels(self, index: int = 0) -> Labels:
         """The labels of an input; constants and missing inputs have none."""
+        self.asked.add(index)
         return self.labelled.get(self.input(index), ()) if self.has(index) else ()
 
     def atoms(self, axis: int, index: int = 0) -> Atoms:
@@ -68,8 +78,12 @@ class Op:
         return [i for i, value in enumerate(self.node.outputs) if value.name]
 
     def constant(self, index: int) -> bool:
-        """Whether an input is a constant of the model."""
-        return self.has(index) and is_constant(self.input(index))
+        """Whether an input is a constant of the model, or computed from such alone."""
+        return self.has(index) and (is_constant(self.input(index)) or self.input(index) in self.computed)
+
+    def array(self, index: int) -> Array | None:
+        """The contents of an initializer; None where the input is missing or computed."""
+        return array_of(self.input(index)) if self.has(index) and is_constant(self.input(index)) else None
 
     def activations(self) -> list[int]:
         """The indices of the inputs that are computed."""
@@ -102,6 +116,13 @@ def fix(labels: Labels, reason: str) -> Facts:
         yield Fixed(label.atoms, reason)
 
 
+def unasked(op: Op) -> Facts:
+    """Fix the labels of inputs behind the first that a rule did not ask for: to it they are settings."""
+    for index in range(1, len(op.node.inputs)):
+        if index not in op.asked:
+            yield from fix(op.labels(index), f"{op.node.op_type} takes it as a setting")
+
+
 def stays_whole(label: Label, axis: int) -> Tie:
     """What a factored label loses, it loses along its other axes: all positions of `axis` go together."""
     lines = np.moveaxis(label.atoms, label.axes.index(axis), 0)
@@ -116,6 +137,14 @@ def hold(labels: Labels, axes: Collection[int], reason: str) -> Facts:
             yield Fixed(label.atoms, reason)
         else:
             yield from (stays_whole(label, axis) for axis in held)
+
+
+def averaged(op: "Op", axes: Collection[int], reason: str) -> Facts:
+    """Hold what statistics are taken over, unless the user opened that: then they are of what stays."""
+    if "normalised" in op.opened:
+        yield from (Part(label) for label in touching(op.labels(), axes))
+    else:
+        yield from hold(op.labels(), axes, f"{reason} (--open normalised lets it go)")
 
 
 def without(labels: Labels, axes: Collection[int]) -> Labels:
@@ -137,6 +166,26 @@ def line(op: "Op", label: Label, axis: int) -> tuple[Atoms, Facts]:
     return atoms, iter((Lines(label, place, atoms),))
 
 
+def sliced_along(op: "Op", index: int, label: Label, spans: Sequence[int], shift: int) -> Facts:
+    """The constant at input `index` lies along the axes `spans` of a label, which are `shift` less in its own count."""
+    varying = tuple(slice(None) if axis in spans else 0 for axis in label.axes)
+    own = tuple(axis - shift for axis in spans)
+    if len(spans) == len(label.axes) or _same_across(label.atoms, varying):
+        yield Param(index, Label(own, label.atoms[varying]))
+    elif len(spans) == 1:
+        atoms, facts = line(op, label, spans[0])
+        yield from facts
+        yield Param(index, Label(own, atoms))
+    else:
+        yield Fixed(label.atoms, f"{op.node.op_type} broadcasts a constant over part of its axes")
+
+
+def _same_across(atoms: Atoms, index: tuple[slice | int, ...]) -> bool:
+    """Whether the atoms repeat over the axes that `index` pins."""
+    pinned = tuple(slice(0, 1) if isinstance(i, int) else i for i in index)
+    return bool(np.array_equal(atoms, np.broadcast_to(atoms[pinned], atoms.shape)))
+
+
 def cut(label: Label, axis: int, where: slice) -> Label:
     """The part of a label at some positions of one of its axes."""
     index = tuple(where if a == axis else slice(None) for a in label.axes)
@@ -147,8 +196,9 @@ def follows(op: Op, index: int, element: int, label: Label, axis: int = 0, upto:
     """Element `element` of the integer list at input `index` counts a label's positions (the first `upto` of them).
 
     It is rewritten where it is a constant, or stands alone and is computed from labelled sizes only; left to follow
-    by itself where it is proportional to a labelled size; else the label is fixed. A constant that holds another
-    number (0 or −1 in a Reshape, 1 in an Expand) is left alone, unless a count is asked for.
+    by itself where it is the size of these very channels elsewhere, or proportional to a labelled size; else the label
+    is fixed. A constant that holds another number (0 or −1 in a Reshape, 1 in an Expand) is left alone, unless a count
+    is asked for.
     """
     wanted = int(label.atoms.shape[axis]) if upto is None else upto
     origin = op.trace.origin(op.input(index), element)
@@ -159,7 +209,8 @@ def follows(op: Op, index: int, element: int, label: Label, axis: int = 0, upto:
     sources = [labelled_axis(op.labelled, leaf) for leaf in origin.leaves] if origin is not None else []
     known = [source for source in sources if source is not None]
     exact = upto is not None or (origin is not None and origin.current == wanted)
-    if origin is not None and origin.place and not origin.direct and exact and len(known) == len(sources):
+    itself = origin is not None and origin.direct and len(known) == 1 and _same_atoms(known[0][0], label)
+    if origin is not None and origin.place and not itself and exact and len(known) == len(sources):
         yield Settled(index, element)
         yield _size(op, index, origin.place, label, axis, upto, (origin.current,))
     elif origin is not None and origin.proportional and len(known) == 1 and origin.current == wanted:
@@ -168,6 +219,10 @@ def follows(op: Op, index: int, element: int, label: Label, axis: int = 0, upto:
     else:
         where = op.input(index).name
         yield Fixed(label.atoms, f"its size is computed at run time in {where!r}, in a way no rule follows")
+
+
+def _same_atoms(one: Label, other: Label) -> bool:
+    return np.array_equal(np.unique(one.atoms), np.unique(other.atoms))
 
 
 def _size(
