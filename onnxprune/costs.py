@@ -64,10 +64,9 @@ class CostModel:
         for forms, goes in zip(self.forms, lost, strict=True):
             whole = forms(columns)[tensor]
             before, after = before * whole, after * (whole - np.asarray(goes[tensor, group]).reshape(-1))
-        counts = (
-            np.bincount(group, (before - after) * w[tensor], groups.size) for w in (self.weight_macs, self.stored)
-        )
-        macs, params = counts
+        macs, params = np.zeros(groups.size), np.zeros(groups.size)
+        np.add.at(macs, group, (before - after) * self.weight_macs[tensor])
+        np.add.at(params, group, (before - after) * self.stored[tensor])
         return macs, params
 
 
