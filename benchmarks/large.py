@@ -154,12 +154,13 @@ LARGE = {"mlp": (mlp, 8192), "transformer": (transformer, 2048)}
 LONG = {"residual": chain(_residual), "joined": chain(_joined), "computed": chain(_computed)}
 
 
-def measured(command: list[str]) -> tuple[float, int, int]:
-    """Wall clock of a command, the most memory it ever had resident (mapped files count), and its exit code."""
+def measured(command: list[str]) -> tuple[float, float, int, int]:
+    """Wall clock and processor time of a command, the most memory it had resident, mapped files too; its exit code."""
     start = time.perf_counter()
     process = subprocess.Popen(command)
     _, status, usage = os.wait4(process.pid, 0)
-    return time.perf_counter() - start, usage.ru_maxrss * 1024, os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - start
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, os.waitstatus_to_exitcode(status)
 
 
 def _options() -> argparse.Namespace:
@@ -179,8 +180,9 @@ def _options() -> argparse.Namespace:
 def main() -> None:
     options = _options()
     if options.task == "measure":
-        seconds, peak, code = measured(options.command)
-        print(f"| `{' '.join(options.command)}` | {seconds:.1f} s | {peak / 1e6:.0f} MB | exit code {code} |")
+        seconds, busy, peak, code = measured(options.command)
+        told = f"{seconds:.1f} s | {busy:.1f} s | {peak / 1e6:.0f} MB | exit code {code}"
+        print(f"| `{' '.join(options.command)}` | {told} |")
     elif options.kind in LARGE:
         write, width = LARGE[options.kind]
         write(options.file, options.gigabytes * 1e9, options.width or width)

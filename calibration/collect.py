@@ -17,6 +17,7 @@ from onnxprune.graph import Array
 from onnxprune.layers import Layer
 from onnxprune.parallel import ahead, each, share
 from onnxprune.runtime import open_session, run
+from onnxprune.serialise import BIG
 from onnxprune.weights import to_matrix, to_vector
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 Tick = Callable[[], None]
 Part = tuple["ort.InferenceSession | None", dict[str, Array], list[Layer]]
-WIDEST_GRAM = 6144
-"""Layers with more features keep variances only: their Gram matrix would take 300 MB and more."""
 
 
 @dataclass(eq=False)
@@ -93,7 +92,7 @@ def collect(
 
     A target is the layer's output, its bias added, and its partner's too where it has one.
     """
-    statistics = {layer.name: _empty(layer) for layer in layers if layer.name in measured}
+    statistics = {layer.name: _empty(layer, sampling.allowance.widest) for layer in layers if layer.name in measured}
     targets = {layer.name: Tape() for layer in layers}
     weights = {layer.name: _constants(model, layer) for layer in layers}
 
@@ -116,7 +115,10 @@ def _constants(model: ir.Model, layer: Layer) -> tuple[Rows, Rows]:
     """The weight (groups, F, n) in fp32, as the rows are multiplied by it, and the bias (groups · n,)."""
     matrix = to_matrix(layer.linear, constant_array(model, layer.linear.weight))
     bias = np.zeros(1) if layer.bias is None else to_vector(layer.linear, constant_array(model, layer.bias))
-    return np.ascontiguousarray(matrix.transpose(0, 2, 1), np.float32), bias.astype(np.float32)
+    weight = matrix.transpose(0, 2, 1)
+    if weight.nbytes < BIG or weight.dtype != np.float32:  # a large one is not laid out anew
+        weight = np.ascontiguousarray(weight, np.float32)
+    return weight, bias.astype(np.float32)
 
 
 def _rows(
@@ -157,9 +159,9 @@ def _parts(model: ir.Model, layers: Sequence[Layer], source: Source, sampling: S
         yield session, feeds, active
 
 
-def _empty(layer: Layer) -> LayerStatistics:
+def _empty(layer: Layer, widest: int) -> LayerStatistics:
     groups, features = layer.linear.features.shape
-    narrow = features <= WIDEST_GRAM
+    narrow = features <= widest
     make = [Tally(features) for _ in range(2 * groups * narrow)]
     return LayerStatistics(make[::2], make[1::2], Variance())
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from zlib import crc32
 
+from onnxprune.calibration.allowance import USUAL, Allowance
 from onnxprune.calibration.rows import Positions, position_count, spread
 from onnxprune.labels import Shape
 from onnxprune.op_rules.facts import Linear
@@ -25,13 +26,14 @@ HELD_OUT = 8
 
 @dataclass(frozen=True)
 class Sampling:
-    """How many rows a layer gets: of `samples` inputs in `batches`, when `layers` share the time."""
+    """How many rows a layer gets: of `samples` inputs in `batches`, when `layers` share the time, and for what sums."""
 
     samples: int
     batches: int
     layers: int
     trace: Trace
     seed: int
+    allowance: Allowance = USUAL
     _totals: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def rows(self, linear: Linear) -> float:

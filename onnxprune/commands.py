@@ -52,7 +52,7 @@ def inspect(
     Config,
     Screen,
     only=(
-        *("output", "report", "overwrite", "dry_run", "rebuild", "keep", "only", "max_drop"),
+        *("output", "report", "overwrite", "dry_run", "rebuild", "memory", "keep", "only", "max_drop"),
         *(*JUDGED, "threads", "providers", "measure", "verbose", "progress", *SHOWN),
     ),
 )

@@ -1,6 +1,7 @@
 """Every option of a run, checked; the command line, `compress` and `--config FILE` all make one of these."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -33,6 +34,9 @@ class Config(BaseModel):
     )
     norm: Literal["l1", "l2"] = option("l1", "Method", "Norm of the magnitude method.")
     forward: bool = option(False, "Method", "Let thinet add channels instead of removing them.")
+    memory: str = option(
+        "4GB", "Method", "What the sums of all layers may take; layers too wide for it are judged by variances alone."
+    )
     sampler: bool | None = option(
         None,
         "Method",
@@ -84,6 +88,17 @@ class Config(BaseModel):
     )
     measure: bool = option(True, "Measuring", "Measure fidelity and latency at the end.")
 
+    @property
+    def memory_bytes(self) -> int:
+        """`memory` as a number."""
+        return _bytes(self.memory)
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _memory(cls, value: Any) -> str:
+        _bytes(str(value))
+        return str(value)
+
     @field_validator("mean", "std", "image_size", mode="before")
     @classmethod
     def _numbers(cls, value: Any, info: Any) -> Any:
@@ -127,6 +142,13 @@ class Config(BaseModel):
             if not 0 <= share < 1:
                 raise ValueError(f"ratios: {pattern!r} has {share}; the share of channels to remove lies in [0, 1)")
         return self
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)B?", text.strip().upper())
+    if found is None:
+        raise ValueError(f"{text!r} should be a number of bytes, as 4GB or 512MB")
+    return int(float(found[1]) * 1000 ** " KMGT".index(found[2] or " "))
 
 
 def _shape(text: str) -> tuple[str, list[str]]:

@@ -52,6 +52,23 @@ class CostModel:
         """Elements of all constants, for widths (…, groups)."""
         return np.asarray(self.elements(widths) @ self.stored)
 
+    def each(self) -> tuple[Float, Float]:
+        """The multiply–adds and the parameters that go when all of one group goes, (groups,) each; the sums overlap."""
+        columns, groups = _columns(self.full, self.combined), np.arange(self.full.size)
+        members = [*((g,) for g in groups.tolist()), *self.combined]
+        index = np.repeat(np.arange(len(members)), [len(own) for own in members])
+        takes = csr_array((columns[index], (index, np.concatenate(members))), shape=(columns.size, groups.size))
+        lost = [(forms.slope @ takes).tocsr() for forms in self.forms]
+        tensor, group = sum(lost[1:], lost[0]).nonzero()
+        before = after = self.rest[tensor]
+        for forms, goes in zip(self.forms, lost, strict=True):
+            whole = forms(columns)[tensor]
+            before, after = before * whole, after * (whole - np.asarray(goes[tensor, group]).reshape(-1))
+        macs, params = np.zeros(groups.size), np.zeros(groups.size)
+        np.add.at(macs, group, (before - after) * self.weight_macs[tensor])
+        np.add.at(params, group, (before - after) * self.stored[tensor])
+        return macs, params
+
 
 @dataclass(frozen=True, eq=False)
 class Forms:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-import numpy as np
 import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict
 
@@ -17,8 +16,6 @@ from onnxprune.report import ClosedReport, Totals
 from onnxprune.serialise import tensor_bytes
 
 FEW_SAMPLES = 2
-AT_ONCE = 32
-"""Groups whose costs are counted together: an array of so many rows, with a column a tensor."""
 
 
 class _Frozen(BaseModel):
@@ -132,16 +129,12 @@ def _facts(value: ir.Value) -> InputFacts:
 
 
 def _shares(costs: CostModel) -> list[tuple[float, float]]:
-    """The share of multiply–adds and of parameters that goes with each group; some groups at a time."""
-    found: list[tuple[float, float]] = []
-    whole = [max(float(count(costs.full)), 1.0) for count in (costs.macs, costs.params)]
-    for first in range(0, costs.full.size, AT_ONCE):
-        index = np.arange(first, min(first + AT_ONCE, costs.full.size))
-        without = np.repeat(costs.full[None], index.size, axis=0)
-        without[np.arange(index.size), index] = 0
-        macs, params = costs.macs(without) / whole[0], costs.params(without) / whole[1]
-        found += zip((1 - macs).tolist(), (1 - params).tolist(), strict=True)
-    return found
+    """The share of multiply–adds and of parameters that goes with each group."""
+    if not costs.full.size:
+        return []
+    macs, params = costs.each()
+    whole = max(float(costs.macs(costs.full)), 1.0), max(float(costs.params(costs.full)), 1.0)
+    return list(zip((macs / whole[0]).tolist(), (params / whole[1]).tolist(), strict=True))
 
 
 def _group(group: Group, macs_share: float, params_share: float) -> GroupFacts:

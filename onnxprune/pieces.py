@@ -37,7 +37,7 @@ def compute(
     values = values_by_name(model)
     here: dict[str, Array] = {**feeds}
     here |= {name: array_of(values[name]) for name in outputs if name in values and _constant(values[name])}
-    for piece in _pieces(model, outputs, {*tensors, *feeds, *outputs}):
+    for piece in _pieces(model, outputs, {*tensors, *feeds, *outputs}, large):
         own = part(model, piece.nodes, piece.inputs, piece.outputs)
         session = open_own(own, optimise=large, lent=large)
         # Copies: what the runtime lends keeps the session alive, and all its weights.
@@ -62,14 +62,15 @@ class _Piece:
     constants: list[ir.Value]
 
 
-def _pieces(model: ir.Model, outputs: Sequence[str], tensors: Collection[str]) -> Iterable[_Piece]:
+def _pieces(model: ir.Model, outputs: Sequence[str], tensors: Collection[str], large: bool) -> Iterable[_Piece]:
     nodes = _needed(model, set(outputs))
     reads = [{value for value in _inputs(node) if value.name} for node in nodes]
     last: dict[str, int] = dict.fromkeys(outputs, len(nodes))
     for number, own in enumerate(reads):
         last |= {value.name or "": number for value in own if last.get(value.name or "", -1) < number}
     start = 0
-    for stop in _ends(nodes, reads, last, tensors):
+    weights = [{value for value in own if _constant(value)} if large else set() for own in reads]
+    for stop in _ends(nodes, weights, last, tensors):
         made = {value.name or "" for node in nodes[start:stop] for value in node.outputs if value.name}
         read = set().union(*reads[start:stop])
         constants = [value for value in read if _constant(value)]
@@ -81,18 +82,17 @@ def _pieces(model: ir.Model, outputs: Sequence[str], tensors: Collection[str]) -
 
 
 def _ends(
-    nodes: Sequence[ir.Node], reads: Sequence[set[ir.Value]], last: Mapping[str, int], tensors: Collection[str]
+    nodes: Sequence[ir.Node], weights: Sequence[set[ir.Value]], last: Mapping[str, int], tensors: Collection[str]
 ) -> list[int]:
     """Where pieces end: as late as the weights allow, and not while a sequence or the like is on its way."""
     ends, busy, size = [0], -1, 0
     held: set[ir.Value] = set()
     for number, node in enumerate(nodes):
-        own = {value for value in reads[number] if _constant(value)}
-        size += _bytes(own - held)
+        size += _bytes(weights[number] - held)
         if number and (number - ends[-1] >= MANY or size > PIECE) and busy < number:
             ends.append(number)
-            held, size = set(), _bytes(own)
-        held |= own
+            held, size = set(), _bytes(weights[number])
+        held |= weights[number]
         busy = max([busy, *(last.get(v.name or "", -1) for v in node.outputs if v.name not in tensors)])
     return [*ends[1:], len(nodes)]
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from onnxprune.calibration.allowance import allowance
 from onnxprune.calibration.collect import Collected, collect
 from onnxprune.calibration.sampling import Sampling
 from onnxprune.choose import Chosen, choose
@@ -79,7 +80,8 @@ def _run(
     data = fitted(data, prepared.analysis.trace, float(costs.macs(costs.full)), settings)
     layers, wave = layers_in_order(prepared.analysis)
     layers = [layer for layer in layers if layer.name not in prepared.frozen and layer.bias is not None]
-    sampling = Sampling(data.source.samples, data.batches, len(layers), prepared.analysis.trace, settings.seed)
+    fits = allowance([layer.linear for layer in layers], settings.memory_bytes)
+    sampling = Sampling(data.source.samples, data.batches, len(layers), prepared.analysis.trace, settings.seed, fits)
     collected = _collect(prepared, layers, data, sampling, stages) if fold else None
     scored = _score(prepared, collected, settings, stages)
     collected = collected and replace(collected, statistics={})  # the rebuild needs the targets alone
@@ -101,7 +103,8 @@ def _run(
     with stages.stage("measure"):
         measured = measure(prepared.original, slim, data, judge, settings)
     plan = make_plan(prepared, keep, reader_errors(prepared, solved), settings)
-    outcome = Outcome(slim, chosen, refused, solved, proof, measured, stages.seconds, disk)
+    wide = [layer.linear for layer in layers if fold and layer.linear.features.shape[1] > fits.widest]
+    outcome = Outcome(slim, chosen, refused, solved, proof, measured, stages.seconds, disk, wide)
     return Result(like(slim, loaded), plan, make_report(loaded, settings, prepared, data, plan, outcome))
 
 

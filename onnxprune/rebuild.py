@@ -121,7 +121,7 @@ def _blocks(layer: Layer, keep: Keep, sampling: Sampling) -> list[Block]:
     for features, outputs in zip(keep[linear.features], keep[linear.outputs], strict=True):
         width, height = int(features.sum()), int(outputs.sum())
         stays = reservoir_share(width, height, rows, sampling.layers)
-        made.append(Block(width, height, rows, layer.clipped, stays))
+        made.append(Block(width, height, rows, layer.clipped, stays, sampling.allowance))
     return made
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 from threadpoolctl import threadpool_limits
 
+from onnxprune.calibration.allowance import allowance
 from onnxprune.calibration.collect import collect
 from onnxprune.calibration.sampling import Sampling
 from onnxprune.choose import Chosen
@@ -79,7 +80,8 @@ def _rebuilt(
     assert config.rebuild != "none"
     layers, wave = layers_in_order(prepared.analysis)
     layers = [layer for layer in layers if layer.name not in prepared.frozen and layer.bias is not None]
-    sampling = Sampling(data.source.samples, data.batches, len(layers), prepared.analysis.trace, config.seed)
+    fits = allowance([layer.linear for layer in layers], config.memory_bytes)
+    sampling = Sampling(data.source.samples, data.batches, len(layers), prepared.analysis.trace, config.seed, fits)
     with stages.stage("collect") as tick:
         collected = collect(prepared.analysis.model, layers, frozenset(), data.source, sampling, tick)
     with stages.stage("rebuild", max((layer.wave for layer in layers), default=0) + 1) as tick:

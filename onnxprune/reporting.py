@@ -9,8 +9,11 @@ import onnx_ir as ir
 from onnxprune.choose import CAREFUL, Chosen, budget_of
 from onnxprune.config import BUDGETS, Config
 from onnxprune.costs import cost_model, parameters
+from onnxprune.criteria import lookup
+from onnxprune.grouping import Group
 from onnxprune.measure import Measured
 from onnxprune.model_io import Loaded
+from onnxprune.op_rules.facts import Linear
 from onnxprune.plan import Plan
 from onnxprune.planning import reader_errors
 from onnxprune.prepare import Data, Prepared
@@ -33,6 +36,7 @@ class Outcome:
     measured: Measured
     seconds: Mapping[str, float]
     disk_bytes: int
+    wide: Sequence[Linear] = ()
 
 
 def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, plan: Plan, outcome: Outcome) -> Report:
@@ -48,7 +52,7 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
             name=g.name,
             width=g.width,
             kept=kept.get(g.name, g.width),
-            method=config.method if g.name in kept else "",
+            method=_method(g, config, outcome.wide) if g.name in kept else "",
             error=errors.get(g.name),
             reason=outcome.refused.get(g.name, "" if g.name in kept else "its full width does least damage here"),
         )
@@ -72,7 +76,7 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
         fidelity=outcome.measured.fidelity,
         accuracy=outcome.measured.accuracy,
         seconds=dict(outcome.seconds),
-        notes=_notes(config, data),
+        notes=(*_notes(config, data), *_wide(config, outcome)),
     )
 
 
@@ -104,6 +108,24 @@ def _calibrated(data: Data, outcome: Outcome) -> Calibrated:
         synthetic=source.synthetic,
         disk_bytes=outcome.disk_bytes + (data.made.disk_bytes if data.made is not None else 0),
         guesses=data.guesses,
+    )
+
+
+def _method(group: Group, config: Config, wide: Sequence[Linear]) -> str:
+    """The method, and what it came down to where no reader of the group has more than variances."""
+    nodes = {linear.node for linear in wide}
+    blind = lookup(config.method).needs_data and group.readers and all(x.node in nodes for x in group.readers)
+    return f"{config.method} (variances)" if blind else config.method
+
+
+def _wide(config: Config, outcome: Outcome) -> tuple[str, ...]:
+    if not outcome.wide:
+        return ()
+    names = ", ".join(linear.node.name or "" for linear in outcome.wide[:3])
+    more = f" and {len(outcome.wide) - 3} more" if len(outcome.wide) > 3 else ""
+    return (
+        f"Too wide for Gram matrices in --memory {config.memory}: {names}{more}. Their inputs were judged by variance "
+        "times squared weight (FLAP), and they were solved from a few rows, or by their means alone.",
     )
 
 

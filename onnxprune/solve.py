@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxprune.calibration.collect import WIDEST_GRAM
+from onnxprune.calibration.allowance import USUAL, Allowance
 from onnxprune.calibration.least_squares import RIDGES, HeldRows, RidgeFactor, choose_ridge, refit_rows, residual
 from onnxprune.calibration.rows import Rows
 from onnxprune.calibration.sampling import held_out
@@ -45,6 +45,7 @@ class _Seen:
     tally: Tally | None
     held: list[tuple[Rows, Rows]] = field(default_factory=list)
     kept: list[ClippedRows] = field(default_factory=list)
+    means: "_Means" = field(default_factory=lambda: _Means())
 
     def absorb(self, other: "_Seen") -> None:
         """Add what another lane saw."""
@@ -52,6 +53,31 @@ class _Seen:
             self.tally.absorb(other.tally)
         self.held += other.held
         self.kept += other.kept
+        self.means.absorb(other.means)
+
+
+@dataclass(eq=False)
+class _Means:
+    """Sums of inputs and of what they should give, for a layer too large to be solved."""
+
+    count: int = 0
+    x: F64 = field(default_factory=lambda: np.zeros(1))
+    y: F64 = field(default_factory=lambda: np.zeros(1))
+
+    def add(self, x: Rows, wanted: Rows) -> None:
+        """Add rows (k, F) and (k, n)."""
+        self.count += len(x)
+        self.x = self.x + x.sum(axis=0, dtype=np.float64)
+        self.y = self.y + wanted.sum(axis=0, dtype=np.float64)
+
+    def absorb(self, other: "_Means") -> None:
+        """Add what another lane saw."""
+        self.count, self.x, self.y = self.count + other.count, self.x + other.x, self.y + other.y
+
+    def bias(self, weight: F64) -> F64:
+        """(n,) what gives the outputs the mean they should have."""
+        bias: F64 = (self.y - weight @ self.x) / self.count
+        return bias
 
 
 class Block:
@@ -61,8 +87,17 @@ class Block:
     Each lane (`parallel.ahead`) has sums of its own, which come together when the block is solved, once.
     """
 
-    def __init__(self, features: int, outputs: int, rows: int, clipped: bool, share: float) -> None:
-        narrow = features <= WIDEST_GRAM
+    def __init__(
+        self,
+        features: int,
+        outputs: int,
+        rows: int,
+        clipped: bool,
+        share: float,
+        allowance: Allowance = USUAL,
+    ) -> None:
+        narrow = features <= allowance.widest
+        self._solvable = narrow or features * outputs <= allowance.largest
         weak = (features > FEW) + (rows < PLENTY * features)
         self._ridges = RIDGES[min(weak, len(RIDGES) - 1) :]
         self._lanes = [_Seen(Tally(features, outputs) if narrow else None) for _ in range(LANES)]
@@ -74,6 +109,9 @@ class Block:
         """Add the rows of one batch; lanes may do so side by side."""
         lane = self._lanes[batch % LANES]
         offset = np.zeros_like(target) if partner is None else partner
+        if not self._solvable:
+            lane.means.add(x, target - offset)
+            return
         if lane.tally is not None:
             held = held_out(len(x), batch)
             wanted = target - offset
@@ -89,6 +127,8 @@ class Block:
     def solve(self, prior: F64, bias: F64) -> Solution:
         """The refit, with the strongest ridge that is as good as any on held-out rows."""
         seen = self._together()
+        if not self._solvable:
+            return Solution(prior, seen.means.bias(prior), np.nan, np.nan)
         if seen.tally is None:
             return _solve_wide(seen.kept, prior)
         rho = _ridge(seen.tally, seen.held, prior, self._ridges)

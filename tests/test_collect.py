@@ -9,6 +9,7 @@ from dense_mask import run
 from graph_text import Weights
 from sweep_case import Batches, EveryRow, Net, channels_last, im2col, net
 
+from onnxprune.calibration.allowance import Allowance
 from onnxprune.calibration.collect import Collected, collect
 from onnxprune.calibration.rows import Positions
 from onnxprune.calibration.sampling import held_out
@@ -180,10 +181,8 @@ def test_only_measured_layers_have_sums_but_all_have_targets(small: Net) -> None
 
 
 @pytest.mark.parametrize("name", WINDOWS)
-def test_layers_too_wide_keep_the_variance_of_each_input(
-    small: Net, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("onnxprune.calibration.collect.WIDEST_GRAM", 8)
+def test_layers_too_wide_keep_the_variance_of_each_input(small: Net, name: str) -> None:
+    small = replace(small, sampling=replace(small.sampling, allowance=Allowance(widest=8)))
     statistics = small.collect().statistics
     assert statistics[name].solve == statistics[name].held == []
     assert len(statistics["MatMul:m"].solve) == 1
@@ -191,8 +190,8 @@ def test_layers_too_wide_keep_the_variance_of_each_input(
     np.testing.assert_allclose(statistics[name].variance.variance().reshape(-1), rows.var(0), rtol=1e-4, atol=1e-6)
 
 
-def test_the_variance_does_not_depend_on_the_batches(small: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.calibration.collect.WIDEST_GRAM", 8)
+def test_the_variance_does_not_depend_on_the_batches(small: Net) -> None:
+    small = replace(small, sampling=replace(small.sampling, allowance=Allowance(widest=8)))
     whole = replace(small, source=Batches([small.inputs]), sampling=replace(small.sampling, batches=1))
     one, many = (n.collect().statistics["Conv:a"].variance.variance() for n in (whole, small))
     assert np.all(one > 0)

@@ -97,3 +97,13 @@ def test_depthwise_and_dense_layers_have_no_padded_cost() -> None:
     case = analysed(TOPOLOGIES["mobilenet-v2-text"]())
     plain = [x for x in case.analysis.linears if x.kind == "conv" and x.groups == 1]
     assert len(runtime_cost(case.analysis, 8).scale) == len(plain) < len(case.analysis.linears)
+
+
+@pytest.mark.parametrize("name", [name for name in TOPOLOGIES if name.endswith("-text")])
+def test_what_goes_with_each_group_is_counted_at_once(name: str) -> None:
+    costs = cost_model(analysed(TOPOLOGIES[name]()).analysis)
+    macs, params = costs.each()
+    for group in range(costs.full.size):
+        without = np.where(np.arange(costs.full.size) == group, 0, costs.full)
+        assert macs[group] == pytest.approx(costs.macs(costs.full) - costs.macs(without), abs=1e-6)
+        assert params[group] == pytest.approx(costs.params(costs.full) - costs.params(without), abs=1e-6)

@@ -1,5 +1,6 @@
 """Sweep 2 against numpy: each layer is the least-squares answer to what the pruned network really gives it."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from graph_text import Weights, model_from_text
 from model_counts import constants
 from sweep_case import Net, channels_last, im2col, net, net_of, ridge
 
+from onnxprune.calibration.allowance import Allowance
 from onnxprune.rebuild import _batches, downstream
 
 RHO = 0.01
@@ -211,10 +213,9 @@ def test_the_layer_in_front_helps_where_a_relu_stands_between(monkeypatch: pytes
     np.testing.assert_array_equal(constants(alone)["a_w"], np.delete(constants(network.proto)["a_w"], [0, 1, 2], 0))
 
 
-def test_layers_too_wide_for_a_gram_matrix_are_solved_from_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.solve.WIDEST_GRAM", 8)
-    monkeypatch.setattr("onnxprune.calibration.collect.WIDEST_GRAM", 8)
+def test_layers_too_wide_for_a_gram_matrix_are_solved_from_their_rows() -> None:
     network = chain(24)
+    network = replace(network, sampling=replace(network.sampling, allowance=Allowance(widest=8)))
     keep = network.analysis.keep_without({"Conv:a": [1, 5]})
     slim, solved, done = network.rebuild(keep)
     assert np.isnan(done[0].after)
@@ -224,6 +225,18 @@ def test_layers_too_wide_for_a_gram_matrix_are_solved_from_their_rows(monkeypatc
     weight, bias = ridge(rows, wanted, constants(slim)["b_w"].reshape(7, -1), RHO)
     assert right < 0.7 * left
     assert right == pytest.approx(np.mean((rows @ weight.T + bias - wanted) ** 2), rel=0.05)
+
+
+def test_layers_too_large_to_be_solved_keep_their_weights_and_give_the_right_means() -> None:
+    network = chain(24)
+    network = replace(network, sampling=replace(network.sampling, allowance=Allowance(widest=0, largest=0)))
+    keep = network.analysis.keep_without({"Conv:a": [1, 5]})
+    slim, solved, _ = network.rebuild(keep)
+    np.testing.assert_array_equal(constants(solved)["b_w"], constants(slim)["b_w"])
+    wanted = channels_last(activation(network.proto, network, "b")).mean(axis=0)
+    before, after = (channels_last(activation(m, network, "b")).mean(axis=0) for m in (slim, solved))
+    assert np.abs(before - wanted).max() > 1e-2
+    np.testing.assert_allclose(after, wanted, atol=1e-5)
 
 
 def test_what_the_body_of_an_if_reads_changes_what_follows() -> None:

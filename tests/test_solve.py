@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sweep_case import ridge
 
+from onnxprune.calibration.allowance import Allowance
 from onnxprune.calibration.sampling import held_out
 from onnxprune.solve import Block, Solution, reservoir_share, worst
 
@@ -26,9 +27,8 @@ class Rows:
     bias: np.ndarray
 
     def block(self, clipped: bool = False, narrow: bool = True, share: float = 1.0) -> Block:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("onnxprune.solve.WIDEST_GRAM", 1000 if narrow else 0)
-            block = Block(self.x.shape[1], self.target.shape[1], len(self.x), clipped, share)
+        fits = Allowance(widest=1000 if narrow else 0)
+        block = Block(self.x.shape[1], self.target.shape[1], len(self.x), clipped, share, fits)
         for number, start in enumerate(range(0, len(self.x), 100)):
             rows = slice(start, start + 100)
             block.add(self.x[rows], self.target[rows], None if self.partner is None else self.partner[rows], number)
