@@ -18,7 +18,7 @@ from onnxprune.config import Config
 from onnxprune.dependency import Analysis, Closed, Group, analyse
 from onnxprune.errors import BadInput
 from onnxprune.functions import analysed
-from onnxprune.graph import Array, every_node
+from onnxprune.graph import SAMPLER, Array, every_node
 from onnxprune.labels import WHOLE
 from onnxprune.layers import solvable
 from onnxprune.passes.add_bias import add_bias
@@ -173,7 +173,7 @@ def prepare(model: ir.Model, data: Data, config: Config, fold: bool) -> Prepared
         ours = {x.node.name or "" for x in solvable(analysis)} - frozen
         analysis = _again(add_bias(analysis.model, ours), data, analysis.trace, config)
     if sampled := _sampled(analysis, frozen, config):
-        analysis = _again(add_samplers(analysis.model, sampled), data, analysis.trace, config)
+        analysis = analyse(*_with_samplers(analysis, sampled), config.open)
     _require_matches((normal, original, analysis.model), config)
     groups, closed = _chosen(analysis, config)
     return Prepared(original, analysis, groups, (*analysis.closed, *closed), frozen)
@@ -197,6 +197,17 @@ def _sampled(analysis: Analysis, frozen: frozenset[str], config: Config) -> dict
         if linear.kind in ("conv", "gemm", "matmul") and closed and width >= FEWEST_SAMPLED and worth >= WORTH_SAMPLING:
             found[linear.node.name or ""] = (axis, width)
     return found
+
+
+def _with_samplers(analysis: Analysis, layers: Mapping[str, tuple[int, int]]) -> tuple[ir.Model, Trace]:
+    """The model with samplers, and its trace: a sampler that takes every channel changes no shape."""
+    model = add_samplers(analysis.model, layers)
+    added = {
+        node.outputs[0].name or "": analysis.trace.shape(node.inputs[0])
+        for node in model.graph
+        if SAMPLER in node.meta and node.inputs[0] is not None
+    }
+    return model, replace(analysis.trace, shapes={**analysis.trace.shapes, **added})
 
 
 def _trace(model: ir.Model, data: Data) -> Trace:
