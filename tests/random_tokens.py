@@ -1,6 +1,5 @@
 """Steps of random graphs over tokens: a feature map as (N, H·W, C), then attention, gates, norms or recurrence, and back."""
 
-import numpy as np
 from graph_builder import GraphBuilder, Value
 from hypothesis import strategies as st
 from random_draws import LARGEST_MAP_OF_TOKENS, WIDTHS, Draw, pick
