@@ -7,6 +7,7 @@ hold a size. An operator without a rule is a barrier: it fixes the atoms that re
 from onnxprune.op_rules import (
     along,
     attention,
+    attention_axes,
     blocks,
     control,
     einsum,
@@ -35,6 +36,7 @@ __all__ = [
     "Rule",
     "along",
     "attention",
+    "attention_axes",
     "blocks",
     "control",
     "einsum",
