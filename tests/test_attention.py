@@ -25,7 +25,7 @@ def noise(*shape: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Block:
-    """x → h (10 channels) → `nodes` from h to o → y; queries of 3 heads of 4 channels, as a rule."""
+    """x → h (10 channels) → `nodes` from h to o → y; the heads of `heads` channels; keys and values may be shared."""
 
     nodes: str
     widths: dict[str, int]
@@ -34,14 +34,15 @@ class Block:
     opset: int = 17
     inputs: str = ""
     outputs: str = ""
+    batch: int = 2
 
     def model(self) -> onnx.ModelProto:
         body = f"e = MatMul (x, e_w) h = Tanh (e) {self.nodes} y = MatMul (o, o_w)"
-        weights: Weights = {"e_w": (5, 10), "o_w": (max(self.heads) if self.heads == WIDE else self.heads[2], 3)}
+        weights: Weights = {"e_w": (5, 10), "o_w": (self.heads[2] * self.heads[0] // self.heads[1], 3)}
         weights |= {f"{name}_w": (10, width) for name, width in zip("qkv", self.heads, strict=True)} | self.weights
         read = {word.strip(",()") for word in body.split()}
         weights = {name: weight for name, weight in weights.items() if name in read}
-        signature = f"(float[2,7,5] x{self.inputs}) => (float[N,S,3] y{self.outputs})"
+        signature = f"(float[{self.batch},7,5] x{self.inputs}) => (float[N,S,3] y{self.outputs})"
         return model_from_text(signature, body, weights, self.opset, ir=10)
 
 
@@ -71,7 +72,6 @@ WIDE = (48, 24, 24)
 OPENED: Weights = {f"{n}_s": integers(0, 0, 3, -1) for n in "qkv"} | {"back": integers(0, 0, -1)}
 SHARED: Weights = OPENED | {"q_s": integers(0, 0, 6, -1)}
 CACHES: Weights = {"cos": np.cos(noise(9, 2)), "sin": np.sin(noise(9, 2)), "at": np.arange(14).reshape(2, 7) % 9}
-QUERIES = {"MatMul:e": 10, "MatMul:v": 3}
 
 BLOCKS = {
     "MultiHeadAttention": Block(multi(), ALL),
@@ -107,8 +107,14 @@ BLOCKS = {
     "GroupQueryAttention, all its settings": Block(
         grouped(", do_rotary=1, softcap=5.0, scale=0.3", inputs=", cos4, sin4, , m, sinks"),
         {"MatMul:e": 10, "MatMul:q": 3},
-        {**GROUPED, "cos4": np.cos(noise(9, 4)), "sin4": np.sin(noise(9, 4)), "m": noise(1, 6, 7, 7), "sinks": noise(6)},
-        WIDE,
+        {
+            **GROUPED,
+            "cos4": np.cos(noise(9, 8)),
+            "sin4": np.sin(noise(9, 8)),
+            "m": noise(1, 6, 7, 7),
+            "sinks": noise(6),
+        },
+        (96, 48, 48),
     ),
     "RotaryEmbedding of onnxruntime": Block(
         f"{PROJECTED} p = {MS}RotaryEmbedding (q, at, cos, sin) r = {MS}RotaryEmbedding (k, at, cos, sin) "
@@ -122,9 +128,7 @@ BLOCKS = {
         ALL,
         {"at": CACHES["at"], "cos1": np.cos(noise(9, 1)), "sin1": np.sin(noise(9, 1))},
     ),
-    "ONNX's, three axes": Block(
-        f"{PROJECTED} o = Attention <q_num_heads=3, kv_num_heads=3> (q, k, v)", ALL, opset=23
-    ),
+    "ONNX's, three axes": Block(f"{PROJECTED} o = Attention <q_num_heads=3, kv_num_heads=3> (q, k, v)", ALL, opset=23),
     "ONNX's, three axes, shared keys, a mask a head": Block(
         f"{PROJECTED} o = Attention <q_num_heads=6, kv_num_heads=3, scale=0.3> (q, k, v, m)",
         ALL,
@@ -135,9 +139,7 @@ BLOCKS = {
     "ONNX's, three axes, one mask for all": Block(
         f"{PROJECTED} o = Attention <q_num_heads=3, kv_num_heads=3> (q, k, v, m)", ALL, {"m": CAUSAL}, opset=23
     ),
-    "ONNX's, four axes": Block(
-        split("o4 = Attention (q4, k4, v4)"), {**ALL, "MatMul:v": 4}, OPENED, opset=23
-    ),
+    "ONNX's, four axes": Block(split("o4 = Attention (q4, k4, v4)"), {**ALL, "MatMul:v": 4}, OPENED, opset=23),
     "ONNX's, four axes, with a scale": Block(
         split("o4 = Attention <scale=0.4> (q4, k4, v4)"), {**ALL, "MatMul:q#2": 4, "MatMul:v": 4}, OPENED, opset=23
     ),
@@ -172,3 +174,72 @@ def test_fused_attention_loses_heads_and_leaves_what_masking_leaves(name: str) -
     case = analysed(BLOCKS[name].model())
     assert case.widths() == BLOCKS[name].widths
     check_every_removal(case)
+
+
+STATE = ", float[2,3,4,4] pk, float[2,3,4,4] pv"
+CACHED = "reads the past 'pk', which has no prunable channels"
+CLOSED = {
+    "heads of a past": Block(
+        multi(inputs=", , , , pk, pv", results="o, nk, nv"),
+        {"MatMul:e": 10},
+        inputs=STATE,
+        outputs=", float[A,B,C,D] nk, float[E,F,G,H] nv",
+    ),
+    "heads of a past of shared keys": Block(
+        grouped(past="pk, pv", results="o, nk, nv"),
+        {"MatMul:e": 10},
+        {"lengths": np.array([10], np.int32), "total": np.array([11], np.int32)},
+        WIDE,
+        inputs=", float[1,3,4,8] pk, float[1,3,4,8] pv",
+        outputs=", float[A,B,C,D] nk, float[E,F,G,H] nv",
+        batch=1,
+    ),
+    "heads of a past, ONNX's": Block(
+        split("o4, nk, nv = Attention <scale=0.4> (q4, k4, v4, , pk, pv)"),
+        {"MatMul:e": 10},
+        OPENED,
+        inputs=STATE,
+        outputs=", float[A,B,C,D] nk, float[E,F,G,H] nv",
+        opset=23,
+    ),
+    "heads of a past of one weight": Block(
+        packed(inputs=", a_b, , p", results="o, n"),
+        {"MatMul:e": 10},
+        PACKED,
+        inputs=", float[2,2,3,4,4] p",
+        outputs=", float[A,B,C,D,E] n",
+    ),
+}
+REASONS = {
+    "heads of a past": f"MultiHeadAttention {CACHED}",
+    "heads of a past of shared keys": f"GroupQueryAttention {CACHED}",
+    "heads of a past, ONNX's": f"Attention {CACHED}",
+    "heads of a past of one weight": "Attention reads the past 'p', which has no prunable channels",
+}
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_a_past_from_outside_keeps_its_heads(name: str) -> None:
+    case = analysed(CLOSED[name].model(), batch=CLOSED[name].batch)
+    assert case.widths() == CLOSED[name].widths
+    assert REASONS[name] in case.reasons().values()
+    check_every_removal(case)
+
+
+def test_packed_queries_keys_and_values_stay_with_the_reason() -> None:
+    op = f"{MS}GroupQueryAttention <num_heads=6, kv_num_heads=3>"
+    nodes = f"a = MatMul (h, a_w) o = {op} (a, , , , , lengths, total)"
+    case = analysed(Block(nodes, {}, {"a_w": (10, 96), **GROUPED}, WIDE).model())
+    assert case.widths() == {"MatMul:e": 10}
+    reason = "GroupQueryAttention reads queries, keys and values in one tensor, or of a past"
+    assert case.reasons()["MatMul:a"] == reason
+    check_every_removal(case)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "obs", "lasso"])
+@pytest.mark.parametrize("name", ["Attention", "MultiHeadAttention with a bias", "GroupQueryAttention"])
+def test_a_run_takes_a_head_and_writes_how_many_are_left(name: str, method: str) -> None:
+    result = compress(BLOCKS[name].model(), method=method, ratio=0.4, samples=8, align=1, measure=False)
+    counts = {a.name: a.i for node in result.model.graph.node for a in node.attribute if a.name.endswith("num_heads")}
+    assert counts["num_heads"] == (4 if name == "GroupQueryAttention" else 2)
+    assert result.report.proof < 1e-5

@@ -34,14 +34,23 @@ def _four_axes(op: Op) -> Facts:
         yield Tie(np.repeat(atoms, heads // atoms.size), stands[0][0])
     if op.attr("scale") is None:
         yield from (fact for i in (0, 1) for fact in hold(op.labels(i), [SIZE], "Attention's scale depends on it"))
-    for index in (i for i in (0, 1, 2) if op.has(4 if i < 2 else 5)):
-        yield from hold(op.labels(index), [SIZE], "Attention joins it to the past")
+    for index, past in ((0, 4), (1, 4), (2, 5)):
+        yield from _past(op, index, past)
     yield from _same_sizes(op)
     yield from _of_heads(op, stands[0][0], stands[1][0])
     yield Out(0, _values(op, heads // groups))
     for index in (i for i in op.outputs() if i in (1, 2)):
         yield Out(index, _channels(op.labels(index)))
     yield Product(op.node, 2 * prod(op.out_shape()) * op.shape(1)[2], Label((0,), stands[0][0]))
+
+
+def _past(op: Op, index: int, past: int) -> Facts:
+    """What is joined to a past keeps the size of its heads, and those too where the past has none that can go."""
+    if op.has(past) and (op.constant(past) or touching(op.labels(past), [HEADS])):
+        yield from hold(op.labels(index), [SIZE], "Attention joins it to the past")
+    elif op.has(past):
+        reason = f"Attention reads the past {op.input(past).name!r}, which has no prunable channels"
+        yield from fix(op.labels(index), reason)
 
 
 def _of_heads(op: Op, heads: Atoms, groups: Atoms) -> Facts:
