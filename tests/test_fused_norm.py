@@ -95,7 +95,7 @@ def test_statistics_that_are_handed_on_keep_the_channels() -> None:
     labels = {"x": {(2,): range(4)}, "s": {(1,): range(4, 8)}}
     found = facts_of(node, {"x": (2, 3, 4), "s": (3, 4)}, labels, {"g": (4,)})
     assert fixed(found) == [0, 1, 2, 3]
-    assert ties(found) == [([4, 5, 6, 7], [0, 1, 2, 3])]
+    assert ties(found) == [([0, 1, 2, 3], [4, 5, 6, 7])]
     assert params(found, 2) == {(0,): ([0, 1, 2, 3], False)}
     assert outs(found) == {(2,): [0, 1, 2, 3]}
 
