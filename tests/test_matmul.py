@@ -126,3 +126,35 @@ def test_turned_batch_axes_and_vectors_keep_their_channels() -> None:
     labels = {"x": {(2,): range(4)}, "z": {(1,): range(4, 8)}}
     assert fixed(facts_of(f"y = {FUSED} <transBatchA=1> (x, z)", shapes, labels)) == list(range(8))
     assert fixed(facts_of("y = MatMul (x, v)", {"x": (3, 2, 4)}, {"x": {(2,): range(4)}}, {"v": (4,)})) == [0, 1, 2, 3]
+
+
+def turned(name: str) -> str:
+    """Query or key heads turned by the angles of their positions, the halves of each head together."""
+    return f"""{name}a = Slice ({name}, i0, i2, i3) {name}b = Slice ({name}, i2, last, i3) {name}n = Neg ({name}b)
+        {name}h = Concat <axis=-1> ({name}n, {name}a) {name}c = Mul ({name}, c) {name}s = Mul ({name}h, s)
+        {name}t = Add ({name}c, {name}s)"""
+
+
+ANGLES = """f = MatMul (inv_w, at) g = Transpose <perm=[0,2,1]> (f) d = Concat <axis=-1> (g, g)
+    c0 = Cos (d) s0 = Sin (d) c = Unsqueeze (c0, one) s = Unsqueeze (s0, one)"""
+REPEATED = """{n}r = Unsqueeze ({source}, two) {n}e = Expand ({n}r, wide) {n}g = Reshape ({n}e, flat)"""
+ROTARY: Weights = {"i0": integers(0), "i2": integers(2), "i3": integers(3), "last": integers(2**62), "inv_w": (1, 2, 1)}
+
+
+@pytest.mark.parametrize("shared", [1, 2])
+def test_queries_and_keys_with_rotary_embeddings_lose_heads_and_pairs_of_channels(shared: int) -> None:
+    """Each half of a head reads the same table of angles, so a channel goes with its like in the other half."""
+    apart = " ".join(f"{n}1 = Reshape ({n}0, {n}_s) {n} = Transpose <perm=[0,2,1,3]> ({n}1)" for n in "qkv")
+    keys, values = ("kt", "v") if shared == 1 else ("kg", "vg")
+    repeats = "" if shared == 1 else " ".join(REPEATED.format(n=n, source=x) for n, x in (("k", "kt"), ("v", "v")))
+    body = f"""e = MatMul (x, e_w) h = Tanh (e) {PROJECTED} {apart} {ANGLES} {turned("q")} {turned("k")} {repeats}
+        m = Transpose <perm=[0,1,3,2]> ({keys}) w = MatMul (qt, m) z = Mul (w, scale) a = Softmax <axis=-1> (z)
+        p = MatMul (a, {values}) {BACK} y = MatMul (o, o_w)"""
+    weights: Weights = {"e_w": (5, 10), "o_w": (16, 3), "q_w": (10, 16), "scale": F32(0.5), **SPLIT, **ROTARY}
+    weights |= {f"{n}_w": (10, 16 // shared) for n in "kv"} | {f"{n}_s": integers(0, 0, -1, 4) for n in "qkv"}
+    weights |= {"two": integers(2), "wide": integers(1, 1, shared, 1, 1), "flat": integers(0, 4, 7, 4)}
+    read = {word.strip(",()") for word in body.split()}
+    weights = {name: weight for name, weight in weights.items() if name in read}
+    case = analysed(model_from_text("(float[2,7,5] x, float[2,1,7] at) => (float[2,7,3] y)", body, weights))
+    assert case.widths() == {"MatMul:e": 10, "MatMul:q0": 4 // shared, "MatMul:q0#2": 2, "MatMul:v0": 4}
+    check_every_removal(case)
