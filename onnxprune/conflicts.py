@@ -39,7 +39,8 @@ def _size_conflicts(sizes: Sequence[Size], units: Units) -> Found:
     for size in sizes:
         other = first.setdefault((size.node, size.place, size.element), size)
         if other.pinned != size.pinned:
-            fixed += [Fixed(x.label.atoms, f"{size.node.name} takes one number in two ways") for x in (other, size)]
+            open_ = [x for x in (other, size) if np.any(units.of(x.label.atoms) != WHOLE)]
+            fixed += [Fixed(x.label.atoms, f"{size.node.name} takes one number in two ways") for x in open_]
         elif other is not size and not size.pinned:
             ends: Ends = ((other.label, other.axis, other.upto), (size.label, size.axis, size.upto))
             more = _resolved(ends, f"{size.node.name} takes one number for two different widths", units)

@@ -52,7 +52,7 @@ class GraphBuilder:
         return outputs
 
     def body(self, build: Callable[[], str]) -> onnx.GraphProto:
-        """The nodes that `build` appends, as a graph of their own that gives what it returns; constants stay outside."""
+        """The nodes that `build` appends, as a graph that gives what it returns; constants stay outside."""
         before, self.nodes = self.nodes, []
         output = onnx.helper.make_tensor_value_info(build(), onnx.TensorProto.FLOAT, None)
         own, self.nodes = self.nodes, before

@@ -1,4 +1,4 @@
-"""More steps of random graphs: branches, quanta, group norms written out, embeddings, masks, pixel shuffles written out."""
+"""More steps of random graphs: branches, quanta, embeddings, masks, and what exporters write out."""
 
 import math
 

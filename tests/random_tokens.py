@@ -1,4 +1,4 @@
-"""Steps of random graphs over tokens: a feature map as (N, H·W, C), then attention, gates, norms or recurrence, and back."""
+"""Steps of random graphs over tokens: a feature map as (N, H·W, C), then gates, norms or recurrence, and back."""
 
 from graph_builder import GraphBuilder, Value
 from hypothesis import strategies as st

@@ -69,6 +69,19 @@ def removals(groups: tuple[Group, ...], seed: int) -> Iterator[Removed]:
         yield drawn
 
 
+def together(case: Case, drawn: Removed) -> Removed:
+    """Those of the removals that leave something of each tensor, taken in turn.
+
+    A whole head here and a column there may leave nothing of a slice of them.
+    """
+    kept: Removed = {}
+    for name, positions in drawn.items():
+        keep = case.analysis.keep_without(kept | {name: positions})
+        if all(keep[slot.label.atoms].any() for slot in case.analysis.slots):
+            kept[name] = positions
+    return kept
+
+
 def proto(model: ir.Model) -> onnx.ModelProto:
     return ir.to_proto(model)
 
