@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from dense_mask import run
 from graph_text import Weights, model_from_text
