@@ -16,6 +16,7 @@ MS = "com.microsoft."
 PROJECTED = "q = MatMul (h, q_w) k = MatMul (h, k_w) v = MatMul (h, v_w)"
 BIASED = "q0 = MatMul (h, q_w) k0 = MatMul (h, k_w) v0 = MatMul (h, v_w)"
 ALL = {"MatMul:e": 10, "MatMul:q": 3}
+PAST = """p0 = MatMul (h, pk_w) p1 = Reshape (p0, s) pk = Transpose <perm=[0,2,1,3]> (p1) pv = Neg (pk)"""
 CAUSAL = np.triu(np.full((7, 7), -1e4, F32), 1)
 
 
@@ -88,6 +89,11 @@ BLOCKS = {
         f"{multi(inputs=', , , m')}",
         ALL,
         {"table": noise(5, 3), "at": RNG.integers(0, 5, (7, 7)), "zero": integers(0)},
+    ),
+    "MultiHeadAttention with a past made here": Block(
+        f"{PAST} {multi(inputs=', , , , pk, pv', results='o, nk, nv')}",
+        {"MatMul:e": 10, "MatMul:p0": 3},
+        {"pk_w": (10, 12), "s": integers(0, 0, 3, 4)},
     ),
     "Attention": Block(packed(), {"MatMul:e": 10, "Attention:o": 3}, PACKED),
     "Attention, causal": Block(packed(", unidirectional=1"), {"MatMul:e": 10, "Attention:o": 3}, PACKED),

@@ -128,9 +128,16 @@ def test_turned_batch_axes_and_vectors_keep_their_channels() -> None:
     assert fixed(facts_of("y = MatMul (x, v)", {"x": (3, 2, 4)}, {"x": {(2,): range(4)}}, {"v": (4,)})) == [0, 1, 2, 3]
 
 
-def turned(name: str) -> str:
+HALVES = {
+    "slices": "{n}a = Slice ({n}, i0, i2, i3) {n}b = Slice ({n}, i2, last, i3)",
+    "a split": "{n}a, {n}b = Split <axis=3> ({n})",
+    "a split with sizes": "{n}a, {n}b = Split <axis=3> ({n}, halves)",
+}
+
+
+def turned(name: str, halves: str) -> str:
     """Query or key heads turned by the angles of their positions, the halves of each head together."""
-    return f"""{name}a = Slice ({name}, i0, i2, i3) {name}b = Slice ({name}, i2, last, i3) {name}n = Neg ({name}b)
+    return f"""{halves.format(n=name)} {name}n = Neg ({name}b)
         {name}h = Concat <axis=-1> ({name}n, {name}a) {name}c = Mul ({name}, c) {name}s = Mul ({name}h, s)
         {name}t = Add ({name}c, {name}s)"""
 
@@ -139,15 +146,17 @@ ANGLES = """f = MatMul (inv_w, at) g = Transpose <perm=[0,2,1]> (f) d = Concat <
     c0 = Cos (d) s0 = Sin (d) c = Unsqueeze (c0, one) s = Unsqueeze (s0, one)"""
 REPEATED = """{n}r = Unsqueeze ({source}, two) {n}e = Expand ({n}r, wide) {n}g = Reshape ({n}e, flat)"""
 ROTARY: Weights = {"i0": integers(0), "i2": integers(2), "i3": integers(3), "last": integers(2**62), "inv_w": (1, 2, 1)}
+ROTARY |= {"halves": integers(2, 2)}
 
 
-@pytest.mark.parametrize("shared", [1, 2])
-def test_queries_and_keys_with_rotary_embeddings_lose_heads_and_pairs_of_channels(shared: int) -> None:
+@pytest.mark.parametrize(("shared", "halves"), [(2, "slices"), *((1, way) for way in HALVES)])
+def test_queries_and_keys_with_rotary_embeddings_lose_heads_and_pairs_of_channels(shared: int, halves: str) -> None:
     """Each half of a head reads the same table of angles, so a channel goes with its like in the other half."""
     apart = " ".join(f"{n}1 = Reshape ({n}0, {n}_s) {n} = Transpose <perm=[0,2,1,3]> ({n}1)" for n in "qkv")
     keys, values = ("kt", "v") if shared == 1 else ("kg", "vg")
     repeats = "" if shared == 1 else " ".join(REPEATED.format(n=n, source=x) for n, x in (("k", "kt"), ("v", "v")))
-    body = f"""e = MatMul (x, e_w) h = Tanh (e) {PROJECTED} {apart} {ANGLES} {turned("q")} {turned("k")} {repeats}
+    body = f"""e = MatMul (x, e_w) h = Tanh (e) {PROJECTED} {apart} {ANGLES} {turned("q", HALVES[halves])}
+        {turned("k", HALVES[halves])} {repeats}
         m = Transpose <perm=[0,1,3,2]> ({keys}) w = MatMul (qt, m) z = Mul (w, scale) a = Softmax <axis=-1> (z)
         p = MatMul (a, {values}) {BACK} y = MatMul (o, o_w)"""
     weights: Weights = {"e_w": (5, 10), "o_w": (16, 3), "q_w": (10, 16), "scale": F32(0.5), **SPLIT, **ROTARY}

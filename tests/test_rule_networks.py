@@ -38,7 +38,11 @@ ALL = {"Conv:c0": 8}
 DEFORM = "o = Conv <pads=[1,1,1,1]> (x, o_w) d = DeformConv <pads=[1,1,1,1], kernel_shape=[3,3]{more}> (h, d_w, o, d_b)"
 UNPOOL = "p, i = MaxPool <kernel_shape=[2,2], strides=[2,2]> (h) q = Relu (p) "
 GELUS = "a = com.microsoft.BiasGelu (u, b) c = com.microsoft.FastGelu (a, b) d = com.microsoft.QuickGelu (c) "
-GELUS = "u = Transpose <perm=[0,2,3,1]> (h) " + GELUS + "e = com.microsoft.Gelu (d) t = Transpose <perm=[0,3,1,2]> (e)"
+GELUS = (
+    "u = Transpose <perm=[0,2,3,1]> (h) "
+    + GELUS
+    + "f = com.microsoft.FastGelu (d) e = com.microsoft.Gelu (f) t = Transpose <perm=[0,3,1,2]> (e)"
+)
 FUSED = 'com.microsoft.FusedConv <activation="Relu", pads=[1,1,1,1], kernel_shape=[3,3]{more}>'
 GROUPS = "r = Reshape (h, s) i = InstanceNormalization (r, one, zero) u = Shape (h) j = Reshape (i, u) m = Mul (j, g) "
 
