@@ -88,11 +88,13 @@ def _ends(
     ends, busy, size = [0], -1, 0
     held: set[ir.Value] = set()
     for number, node in enumerate(nodes):
-        size += _bytes(weights[number] - held)
-        if number and (number - ends[-1] >= MANY or size > PIECE) and busy < number:
+        more = _bytes(weights[number] - held)
+        full = number - ends[-1] >= MANY or (more and size + more > PIECE)
+        if number and full and busy < number:
             ends.append(number)
-            held, size = set(), _bytes(weights[number])
+            held, size, more = set(), 0, _bytes(weights[number])
         held |= weights[number]
+        size += more
         busy = max([busy, *(last.get(v.name or "", -1) for v in node.outputs if v.name not in tensors)])
     return [*ends[1:], len(nodes)]
 
