@@ -25,14 +25,20 @@ commands = typer.Typer(
 
 
 @commands.command()
-@takes(Files, Config, Screen, only=("calib", *LOOKED, "keep", "only", "verbose", *SHOWN))
-def inspect(model: Model, **options: Any) -> None:
+@takes(Files, Config, Screen, only=("calib", *LOOKED, "keep", "only", "open", "verbose", *SHOWN))
+def inspect(
+    model: Model,
+    why: Annotated[
+        list[str] | None, typer.Option(help="Tell what can go at a node, and what holds the rest.", metavar="NODE")
+    ] = None,
+    **options: Any,
+) -> None:
     """What could be pruned: groups, their widths and share of the cost, and what is closed and why."""
     screen = read_screen(options)
     settings, files = read_options(options, None)
     from onnxprune.inspection import inspect as look
 
-    inspection = look(str(model), settings, files.calib)
+    inspection = look(str(model), settings, files.calib, why or ())
     console = show(inspection, screen)
     if console is not None:
         from onnxprune.render_facts import show_inspection

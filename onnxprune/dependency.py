@@ -41,7 +41,7 @@ from onnxprune.op_rules.registry import unasked
 from onnxprune.resolve import resolve
 from onnxprune.sizes import loose_sizes
 from onnxprune.trace import Trace
-from onnxprune.units import Constraints
+from onnxprune.units import Constraints, Units
 
 Keep = npt.NDArray[np.bool_]
 
@@ -122,7 +122,7 @@ class Analysis:
     """What can go from a model. Labels hold unit numbers here: atoms that go together share one, `WHOLE` stays.
 
     `summed` are the computed inputs that an operator sums over against another one, `parts` those that one takes
-    statistics over.
+    statistics over. `raw` are the slots with their atoms, and `resolved` what became of those.
     A choice is a boolean array `keep` with one entry a unit and a last one, always true, for `WHOLE`.
     """
 
@@ -138,6 +138,8 @@ class Analysis:
     indices: tuple[Index, ...]
     linears: tuple[Linear, ...]
     products: tuple[Product, ...]
+    raw: tuple[Slot, ...]
+    resolved: Units
 
     def keep_all(self) -> Keep:
         """The choice that removes nothing."""
@@ -180,7 +182,20 @@ def analyse(model: ir.Model, trace: Trace, opened: Collection[str] = ()) -> Anal
     products = [replace(x, label=units.label(x.label) if x.label else None) for x in ledger.products]
     groups, closed = group_units(units, ledger.slots, slots, linears)
     return Analysis(
-        model, trace, units.count, groups, closed, slots, summed, parts, sizes, indices, linears, tuple(products)
+        model,
+        trace,
+        units.count,
+        groups,
+        closed,
+        slots,
+        summed,
+        parts,
+        sizes,
+        indices,
+        linears,
+        tuple(products),
+        tuple(ledger.slots),
+        units,
     )
 
 

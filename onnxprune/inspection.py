@@ -1,6 +1,6 @@
 """What could be pruned from a model, before anything is: groups, widths, what they cost, and what is closed and why."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import onnx_ir as ir
@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from onnxprune.config import Config, make_config
 from onnxprune.costs import CostModel, Float, Widths, cost_model
 from onnxprune.dependency import Analysis, Group
+from onnxprune.explain import explain
 from onnxprune.model_io import ModelSource, load
 from onnxprune.prepare import open_data, prepare
 from onnxprune.report import ClosedReport, Totals
@@ -65,9 +66,12 @@ class Inspection(_Frozen):
     groups: tuple[GroupFacts, ...]
     closed: tuple[ClosedReport, ...]
     guesses: tuple[str, ...]
+    why: tuple[str, ...] = ()
 
 
-def inspect(model: ModelSource, config: Config | None = None, calib: object = None) -> Inspection:
+def inspect(
+    model: ModelSource, config: Config | None = None, calib: object = None, why: Sequence[str] = ()
+) -> Inspection:
     """Analyse a model on two inputs of `calib`, else made-up ones, whose shapes `config.input_shape` may give.
 
     Raises BadInput where the model cannot be read or run.
@@ -95,6 +99,7 @@ def inspect(model: ModelSource, config: Config | None = None, calib: object = No
         groups=tuple(_group(group, *shares[place[id(group)]]) for group in prepared.groups),
         closed=tuple(ClosedReport(name=c.name, width=c.width, reason=c.reason) for c in prepared.closed),
         guesses=data.guesses,
+        why=tuple(sentence for name in why for sentence in explain(analysis, name)),
     )
 
 

@@ -36,12 +36,17 @@ class GroupPlan(BaseModel):
 
 
 class Plan(BaseModel):
-    """What a run removes; `schema_version` changes when older readers would misread it."""
+    """What a run removes; `schema_version` changes when older readers would misread it.
+
+    `open` and `sampler` are the options of that name, without which the groups would be others.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     schema_version: Literal[1] = 1
     groups: tuple[GroupPlan, ...]
+    open: tuple[Literal["normalised"], ...] = ()
+    sampler: bool | None = None
 
     def removed(self) -> Mapping[str, list[int]]:
         """The positions that go, by group."""

@@ -94,4 +94,4 @@ def make_plan(prepared: Prepared, keep: Keep, errors: Mapping[str, float], confi
                     cuts=cuts(analysis, group.units, keep),
                 )
             )
-    return Plan(groups=tuple(groups))
+    return Plan(groups=tuple(groups), open=config.open, sampler=config.sampler)

@@ -8,7 +8,10 @@ from onnxprune.render import closed_lines, fidelity_text, print_lines, quantity,
 
 
 def show_inspection(found: Inspection, console: Console, verbose: bool) -> None:
-    """Print the groups and what is closed."""
+    """Print the groups and what is closed; where a node was asked about, the answer alone."""
+    if found.why:
+        print_lines(console, [("why", sentence) for sentence in found.why])
+        return
     made = table("group", "width", "in rows of", "writers", "readers", "multiply–adds", "parameters")
     for group in found.groups:
         rows = "" if group.rows == 1 else str(group.width // group.rows)

@@ -46,7 +46,8 @@ def apply_plan(
 
     Raises BadInput where the plan is not this model's, BudgetNotMet, or ProofFailed; the model given is never changed.
     """
-    settings, stages = config or Config(), Stages(progress or Silent())
+    stages = Stages(progress or Silent())
+    settings = (config or Config()).model_copy(update={"open": plan.open, "sampler": plan.sampler})
     solve = calib is not None and settings.rebuild != "none"
     if not solve:
         settings = settings.model_copy(update={"samples": settings.samples or FEW_SAMPLES})

@@ -32,7 +32,7 @@ ROWS = {
     "stages": "functions prepare scoring allocate probe choose verify planning clipping solve pairs descent adjust "
     "rebuild bench fidelity measure reporting",
     "order": "pipeline replay",
-    "questions": "inspection judging doctor",
+    "questions": "explain inspection judging doctor",
     "command line": "bars options output render render_facts showing commands cli __main__ __init__",
 }
 GROUND = ("values", "models", "operators", "analysis")

@@ -106,7 +106,7 @@ def test_parameters_fed_through_identities_become_weights_of_their_own() -> None
         x=X,
     )
     assert ops(result) == ["BatchNormalization", "BatchNormalization"]
-    assert set(result.graph.initializers) == {"p", "scale", "mean"}
+    assert set(result.graph.initializers) == {"p", "scale", "mean", "p_"}
     assert [value.name for value in result.graph.node(0).inputs] == ["x", "scale", "p", "mean", "p"]
 
 
