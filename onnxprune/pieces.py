@@ -10,36 +10,45 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from onnxprune.graph import Array, array_of, captured_values, values_by_name
 from onnxprune.runtime import open_own, open_session, part, run
-from onnxprune.serialise import LARGE, release, tensor_bytes
+from onnxprune.serialise import LARGE, lighten, release, tensor_bytes
 
 PIECE, MANY = 64_000_000, 1000
 """Bytes of weights of one piece, and its nodes; a node that reads more is a piece of its own."""
 
 
 def compute(
-    model: ir.Model, feeds: Mapping[str, Array], outputs: Sequence[str], tensors: Collection[str]
+    model: ir.Model,
+    feeds: Mapping[str, Array],
+    outputs: Sequence[str],
+    tensors: Collection[str] | None = None,
+    optimise: bool = True,
 ) -> dict[str, Array]:
     """The values named in `outputs`, by name, in that order; `model` is not changed.
 
-    A piece ends only where everything handed on to the next ones is a plain tensor: one of the feeds or of `tensors`.
+    A piece ends only where everything handed on to the next ones is a plain tensor: one of the feeds or of `tensors`;
+    if these are not given, what shape inference does not tell to be anything else.
 
     Raises BadInput where onnxruntime cannot load or run the model, or a name is unknown.
     """
     large = tensor_bytes(model) > LARGE
     if not large and len(outputs) <= MANY:
-        whole = list(outputs) == [value.name for value in model.graph.outputs]
-        return run(open_session(model) if whole else open_session(model, inputs=list(feeds), outputs=outputs), feeds)
+        if list(outputs) == [value.name for value in model.graph.outputs]:
+            return run(open_session(model, optimise=optimise), feeds)
+        return run(open_session(model, inputs=list(feeds), outputs=outputs, optimise=optimise), feeds)
     model = model.clone()
     values = values_by_name(model)
+    if tensors is None:
+        tensors = values.keys() - shapeless(model)
     here: dict[str, Array] = {**feeds}
     here |= {name: array_of(values[name]) for name in outputs if name in values and _constant(values[name])}
     for piece in _pieces(model, outputs, {*tensors, *feeds, *outputs}, large):
         own = part(model, piece.nodes, piece.inputs, piece.outputs)
-        session = open_own(own, optimise=large, lent=large)
+        session = open_own(own, optimise=optimise and large, lent=large)
         # Copies: what the runtime lends keeps the session alive, and all its weights.
         found = {name: np.array(array) for name, array in run(session, {n: here[n] for n in piece.inputs}).items()}
         del session
@@ -49,6 +58,17 @@ def compute(
             values[name].type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
         here = {name: array for name, array in (here | found).items() if name in piece.later}
     return {name: here[name] for name in outputs}
+
+
+def shapeless(model: ir.Model) -> set[str]:
+    """The names of sequences and optionals that need not be declared to be any."""
+    if not any("Sequence" in node.op_type or "Optional" in node.op_type for node in model.graph.all_nodes()):
+        return set()
+    light = model.clone()
+    lighten(light)
+    inferred = onnx.shape_inference.infer_shapes(ir.to_proto(light)).graph
+    declared = (*inferred.value_info, *inferred.output)
+    return {value.name for value in declared if value.type.WhichOneof("value") in ("sequence_type", "optional_type")}
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnx_ir as ir
 
 from onnxprune.bodies import changing, first_passes
 from onnxprune.errors import BadInput
 from onnxprune.labels import Shape
-from onnxprune.pieces import compute
-from onnxprune.serialise import lighten
+from onnxprune.pieces import compute, shapeless
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]
 Integers = npt.NDArray[np.int64]
@@ -213,11 +211,11 @@ def _computed_shapes(model: ir.Model, feeds: Feeds) -> Mapping[str, Integers]:
     watched = model.clone()
     graph = watched.graph
     asked: dict[str, str] = {}
-    shapeless = _shapeless(model)
+    loose = shapeless(model)
     for node in list(graph):
         for value in node.outputs:
             declared = isinstance(value.type, ir.SequenceType | ir.OptionalType)
-            if value.name and value.name not in shapeless and not declared:
+            if value.name and value.name not in loose and not declared:
                 shape_of = ir.node("Shape", [value])
                 shape_of.outputs[0].name = f"{value.name}::shape"
                 shape_of.name = f"{value.name}::shape"
@@ -230,17 +228,6 @@ def _computed_shapes(model: ir.Model, feeds: Feeds) -> Mapping[str, Integers]:
     except Exception as error:
         raise BadInput(f"the model does not run on inputs {_described(feeds)}: {error}") from error
     return {asked[name]: dims for name, dims in shapes.items()}
-
-
-def _shapeless(model: ir.Model) -> set[str]:
-    """The names of sequences and optionals that need not be declared to be any."""
-    if not any("Sequence" in node.op_type or "Optional" in node.op_type for node in model.graph.all_nodes()):
-        return set()
-    light = model.clone()
-    lighten(light)
-    inferred = onnx.shape_inference.infer_shapes(ir.to_proto(light)).graph
-    declared = (*inferred.value_info, *inferred.output)
-    return {value.name for value in declared if value.type.WhichOneof("value") in ("sequence_type", "optional_type")}
 
 
 def _described(feeds: Feeds) -> str:
