@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.errors import BadInput
-from onnxprune.pieces import compute
+from onnxprune.pieces import compute, whole
 from onnxprune.runtime import open_session, run
-from onnxprune.serialise import LARGE, tensor_bytes
+from onnxprune.serialise import tensor_bytes
 
 Feeds = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
 
@@ -35,7 +35,7 @@ class Trial:
     def refusal(self, feeds: Feeds) -> str | None:
         """Why the model does not run on these inputs; None where it does. Raises BadInput where it cannot be loaded."""
         names = [value.name or "" for value in self._model.graph.outputs]
-        session = self._session if tensor_bytes(self._model) <= LARGE else None
+        session = self._session if whole(self._model) else None
         try:
             run(session, feeds) if session is not None else compute(self._model, feeds, names)
         except BadInput as error:

@@ -1,7 +1,7 @@
 """Compute values of a model; of a large one, or many values, piece by piece.
 
-So no more than the weights of a few layers are in memory, and no session has more outputs than it deals with well: the
-time that onnxruntime takes grows with the square of their number.
+So no more than the weights of a few layers are in memory, and no session has more nodes and outputs than it deals with
+well: the time that onnxruntime takes grows with the square of their number.
 
 The same nodes run on the same inputs, one session after the other instead of in one, so nothing is estimated.
 """
@@ -19,6 +19,13 @@ from onnxprune.serialise import LARGE, lighten, release, tensor_bytes
 
 PIECE, MANY = 64_000_000, 1000
 """Bytes of weights of one piece, and its nodes; a node that reads more is a piece of its own."""
+LONG = 4000
+"""Nodes from which on no session is opened on all of them."""
+
+
+def whole(model: ir.Model) -> bool:
+    """Whether one session may hold the model."""
+    return tensor_bytes(model) <= LARGE and len(model.graph) <= LONG
 
 
 def compute(
@@ -36,7 +43,7 @@ def compute(
     Raises BadInput where onnxruntime cannot load or run the model, or a name is unknown.
     """
     large = tensor_bytes(model) > LARGE
-    if not large and len(outputs) <= MANY:
+    if not (large or len(outputs) > MANY or len(model.graph) > LONG):
         if list(outputs) == [value.name for value in model.graph.outputs]:
             return run(open_session(model, optimise=optimise), feeds)
         return run(open_session(model, inputs=list(feeds), outputs=outputs, optimise=optimise), feeds)

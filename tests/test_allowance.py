@@ -7,7 +7,7 @@ from graph_text import Weights, model_from_text
 from pipeline_case import prune
 from removal import analysed
 
-from onnxprune.calibration.allowance import SOLVED, SUMS, WORK, allowance
+from onnxprune.calibration.allowance import CROSS, SOLVED, SUMS, WORK, allowance
 from onnxprune.config import make_config
 from onnxprune.errors import BadInput
 
@@ -18,12 +18,12 @@ WEIGHTS: Weights = {"a_w": (8, 20), "b_w": (20, 30), "c_w": (30, 20), "y_w": (20
 @pytest.mark.parametrize(
     ("memory", "widest"),
     [
-        ((SUMS + WORK) * 8**2 - 1, 0),
-        ((SUMS + WORK) * 8**2, 8),
-        (SUMS * (8**2 + 20**2) + WORK * 20**2, 8),
-        (SUMS * (8**2 + 2 * 20**2) + WORK * 20**2, 20),
-        (SUMS * (8**2 + 2 * 20**2 + 30**2) + WORK * 30**2 - 1, 20),
-        (SUMS * (8**2 + 2 * 20**2 + 30**2) + WORK * 30**2, 30),
+        (SUMS * 64 + CROSS * 160 + WORK * 64 - 1, 0),
+        (SUMS * 64 + CROSS * 160 + WORK * 64, 8),
+        (SUMS * (64 + 400) + CROSS * (160 + 600) + WORK * 400, 8),
+        (SUMS * (64 + 800) + CROSS * (160 + 680) + WORK * 400, 20),
+        (SUMS * (64 + 800 + 900) + CROSS * (160 + 680 + 600) + WORK * 900 - 1, 20),
+        (SUMS * (64 + 800 + 900) + CROSS * (160 + 680 + 600) + WORK * 900, 30),
     ],
 )
 def test_narrow_layers_come_first_and_those_of_one_width_all_or_none(memory: int, widest: int) -> None:
