@@ -7,8 +7,8 @@ from itertools import groupby
 from onnxprune.op_rules.facts import Linear
 
 SUMS, CROSS, WORK = 16, 16, 48
-"""Bytes while all layers are summed and scored: an element of a Gram matrix, and of a cross moment of inputs and outputs;
-more of a Gram matrix for the one layer that is worked on."""
+"""Bytes while all layers are summed and scored: an element of a Gram matrix, and of the cross moments of inputs and
+outputs; more of a Gram matrix for the one layer that is worked on."""
 SOLVED = 24
 """Bytes an element of a weight that is solved for from rows, without a Gram matrix."""
 
