@@ -6,8 +6,9 @@ from itertools import groupby
 
 from onnxprune.op_rules.facts import Linear
 
-SUMS, WORK = 16, 48
-"""Bytes an element of a Gram matrix: while all layers are summed and scored, and more for the one that is worked on."""
+SUMS, CROSS, WORK = 16, 16, 48
+"""Bytes while all layers are summed and scored: an element of a Gram matrix, and of the cross moments of inputs and
+outputs; more of a Gram matrix for the one layer that is worked on."""
 SOLVED = 24
 """Bytes an element of a weight that is solved for from rows, without a Gram matrix."""
 
@@ -28,10 +29,10 @@ USUAL = Allowance()
 
 def allowance(linears: Sequence[Linear], memory: int) -> Allowance:
     """Give the narrow layers a Gram matrix first, those of equal width all or none, while they fit into `memory`."""
-    widths = sorted(linear.features.shape[1] for linear in linears for _ in range(linear.groups))
+    sizes = sorted((x.features.shape[1], x.outputs.shape[1]) for x in linears for _ in range(x.groups))
     widest = total = 0
-    for width, same in groupby(widths):
-        total += SUMS * width**2 * sum(1 for _ in same)
+    for width, same in groupby(sizes, lambda size: size[0]):
+        total += sum(SUMS * width**2 + CROSS * width * outputs for _, outputs in same)
         if total + WORK * width**2 > memory:
             break
         widest = width

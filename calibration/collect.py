@@ -17,7 +17,7 @@ from onnxprune.graph import Array
 from onnxprune.layers import Layer
 from onnxprune.parallel import ahead, each, share
 from onnxprune.runtime import open_session, run
-from onnxprune.serialise import BIG
+from onnxprune.serialise import BIG, release_all
 from onnxprune.weights import to_matrix, to_vector
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def collect(
     for batch in ahead(seen, enumerate(_parts(model, layers, source, sampling))):
         each(add, batch)
         tick()
+    release_all(model)
     return Collected(statistics, targets)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.errors import BadInput
+from onnxprune.pieces import compute, whole
 from onnxprune.runtime import open_session, run
 from onnxprune.serialise import tensor_bytes
 
@@ -22,7 +23,7 @@ _SHORT = 8
 
 
 class Trial:
-    """A model to try inputs on: one session, opened when it is first needed, runs every shape."""
+    """A model to try inputs on: one session, opened when it is first needed, runs every shape; or pieces of it do."""
 
     def __init__(self, model: ir.Model) -> None:
         self._model = model
@@ -33,9 +34,10 @@ class Trial:
 
     def refusal(self, feeds: Feeds) -> str | None:
         """Why the model does not run on these inputs; None where it does. Raises BadInput where it cannot be loaded."""
-        session = self._session
+        names = [value.name or "" for value in self._model.graph.outputs]
+        session = self._session if whole(self._model) else None
         try:
-            run(session, feeds)
+            run(session, feeds) if session is not None else compute(self._model, feeds, names)
         except BadInput as error:
             return str(error)
         return None

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxprune.errors import BadInput
 from onnxprune.graph import bodies, captured_values, every_node
-from onnxprune.runtime import open_session, run
+from onnxprune.pieces import compute
 
 Array = npt.NDArray[np.generic]
 Feeds = Mapping[str, Array]
@@ -80,7 +80,7 @@ def _values(model: ir.Model, feeds: Feeds, wanted: Sequence[ir.Value]) -> dict[s
     found = {v.name or "": v.const_value.numpy() for v in wanted if v.is_initializer() and v.const_value is not None}
     computed = sorted({v.name or "" for v in wanted} - {*found, *feeds})
     try:
-        run_values = run(open_session(model, inputs=list(feeds), outputs=computed), feeds) if computed else {}
+        run_values = compute(model, feeds, computed) if computed else {}
     except BadInput:
         return {**found, **feeds}
     return {**found, **feeds, **{name: array for name, array in run_values.items() if isinstance(array, np.ndarray)}}

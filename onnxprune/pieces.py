@@ -1,7 +1,7 @@
 """Compute values of a model; of a large one, or many values, piece by piece.
 
-So no more than the weights of a few layers are in memory, and no session has more outputs than it deals with well: the
-time that onnxruntime takes grows with the square of their number.
+So no more than the weights of a few layers are in memory, and no session has more nodes and outputs than it deals with
+well: the time that onnxruntime takes grows with the square of their number.
 
 The same nodes run on the same inputs, one session after the other instead of in one, so nothing is estimated.
 """
@@ -10,45 +10,117 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from onnxprune.graph import Array, array_of, captured_values, values_by_name
-from onnxprune.runtime import open_own, open_session, part, run
-from onnxprune.serialise import LARGE, release, tensor_bytes
+from onnxprune.labels import Shape
+from onnxprune.runtime import open_own, open_session, part, run, subgraph
+from onnxprune.serialise import LARGE, lighten, release, tensor_bytes
 
 PIECE, MANY = 64_000_000, 1000
 """Bytes of weights of one piece, and its nodes; a node that reads more is a piece of its own."""
+LONG = 4000
+"""Nodes from which on no session is opened on all of them."""
+
+
+def whole(model: ir.Model) -> bool:
+    """Whether one session may hold the model."""
+    return tensor_bytes(model) <= LARGE and len(model.graph) <= LONG
 
 
 def compute(
-    model: ir.Model, feeds: Mapping[str, Array], outputs: Sequence[str], tensors: Collection[str]
+    model: ir.Model,
+    feeds: Mapping[str, Array],
+    outputs: Sequence[str],
+    tensors: Collection[str] | None = None,
+    optimise: bool = True,
 ) -> dict[str, Array]:
     """The values named in `outputs`, by name, in that order; `model` is not changed.
 
-    A piece ends only where everything handed on to the next ones is a plain tensor: one of the feeds or of `tensors`.
+    A piece ends only where everything handed on to the next ones is a plain tensor: one of the feeds or of `tensors`;
+    if these are not given, what shape inference does not tell to be anything else.
 
     Raises BadInput where onnxruntime cannot load or run the model, or a name is unknown.
     """
-    large = tensor_bytes(model) > LARGE
-    if not large and len(outputs) <= MANY:
-        whole = list(outputs) == [value.name for value in model.graph.outputs]
-        return run(open_session(model) if whole else open_session(model, inputs=list(feeds), outputs=outputs), feeds)
+    if not (large := tensor_bytes(model) > LARGE) and len(outputs) <= MANY and len(model.graph) <= LONG:
+        if list(outputs) == [value.name for value in model.graph.outputs]:
+            return run(open_session(model, optimise=optimise), feeds)
+        return run(open_session(model, inputs=list(feeds), outputs=outputs, optimise=optimise), feeds)
+    values = values_by_name(model)
+    here = {name: array_of(values[name]) for name in outputs if name in values and _constant(values[name])}
+    tensors = values.keys() - shapeless(model) if tensors is None else tensors
+    found = _in_pieces(model, feeds, outputs, (), {*tensors, *outputs}, optimise, large)
+    return {name: (here | found)[name] for name in outputs}
+
+
+def shapes(model: ir.Model, feeds: Mapping[str, Array], names: Sequence[str]) -> dict[str, Shape]:
+    """The shapes of results, which must be tensors, by name; none of them leaves the runtime.
+
+    Raises BadInput where onnxruntime cannot load or run the model.
+    """
+    if not (large := tensor_bytes(model) > LARGE) and len(names) <= MANY:
+        own = subgraph(model, list(feeds), names)
+        own.graph.outputs.clear()
+        found = run(open_own(_asked(own, names)), feeds) if names else {}
+    else:
+        found = _in_pieces(model, feeds, (), names, names, True, large)
+    return {name: tuple(int(size) for size in found[_shape_name(name)]) for name in names}
+
+
+def _in_pieces(
+    model: ir.Model,
+    feeds: Mapping[str, Array],
+    outputs: Sequence[str],
+    asked: Sequence[str],
+    tensors: Collection[str],
+    optimise: bool,
+    large: bool,
+) -> dict[str, Array]:
+    """The outputs, and the shapes of what is `asked` for."""
     model = model.clone()
     values = values_by_name(model)
     here: dict[str, Array] = {**feeds}
-    here |= {name: array_of(values[name]) for name in outputs if name in values and _constant(values[name])}
-    for piece in _pieces(model, outputs, {*tensors, *feeds, *outputs}, large):
-        own = part(model, piece.nodes, piece.inputs, piece.outputs)
-        session = open_own(own, optimise=large, lent=large)
+    shapes_found: dict[str, Array] = {}
+    for piece in _pieces(model, outputs, asked, {*tensors, *feeds}, large):
+        own = _asked(part(model, piece.nodes, piece.inputs, piece.outputs), piece.asked)
+        session = open_own(own, optimise=optimise and large, lent=large)
         # Copies: what the runtime lends keeps the session alive, and all its weights.
         found = {name: np.array(array) for name, array in run(session, {n: here[n] for n in piece.inputs}).items()}
         del session
         for value in piece.constants:
             release(value.const_value)
+        shapes_found |= {name: found.pop(name) for name in map(_shape_name, piece.asked)}
         for name, array in found.items():
             values[name].type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
         here = {name: array for name, array in (here | found).items() if name in piece.later}
-    return {name: here[name] for name in outputs}
+    return here | shapes_found
+
+
+def _asked(own: ir.Model, names: Sequence[str]) -> ir.Model:
+    """The model, which is changed, with the shapes of these values among its outputs."""
+    values = values_by_name(own) if names else {}
+    for name in names:
+        node = ir.node("Shape", [values[name]], name=_shape_name(name))
+        node.outputs[0].name = _shape_name(name)
+        own.graph.append(node)
+        own.graph.outputs.append(node.outputs[0])
+    return own
+
+
+def _shape_name(name: str) -> str:
+    return f"{name}::shape"
+
+
+def shapeless(model: ir.Model) -> set[str]:
+    """The names of sequences and optionals that need not be declared to be any."""
+    if not any("Sequence" in node.op_type or "Optional" in node.op_type for node in model.graph.all_nodes()):
+        return set()
+    light = model.clone()
+    lighten(light)
+    inferred = onnx.shape_inference.infer_shapes(ir.to_proto(light)).graph
+    declared = (*inferred.value_info, *inferred.output)
+    return {value.name for value in declared if value.type.WhichOneof("value") in ("sequence_type", "optional_type")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +130,15 @@ class _Piece:
     nodes: Sequence[ir.Node]
     inputs: list[str]
     outputs: list[str]
+    asked: list[str]
     later: frozenset[str]
     constants: list[ir.Value]
 
 
-def _pieces(model: ir.Model, outputs: Sequence[str], tensors: Collection[str], large: bool) -> Iterable[_Piece]:
-    nodes = _needed(model, set(outputs))
+def _pieces(
+    model: ir.Model, outputs: Sequence[str], asked: Sequence[str], tensors: Collection[str], large: bool
+) -> Iterable[_Piece]:
+    nodes, shaped = _needed(model, {*outputs, *asked}), set(asked)
     reads = [{value for value in _inputs(node) if value.name} for node in nodes]
     last: dict[str, int] = dict.fromkeys(outputs, len(nodes))
     for number, own in enumerate(reads):
@@ -76,8 +151,10 @@ def _pieces(model: ir.Model, outputs: Sequence[str], tensors: Collection[str], l
         constants = [value for value in read if _constant(value)]
         inputs = {value.name or "" for value in read if not _constant(value)} - made
         later = frozenset(name for name, use in last.items() if use >= stop)
-        if made & later:
-            yield _Piece(nodes[start:stop], sorted(inputs), sorted(made & later), later, constants)
+        if made & (later | shaped):
+            yield _Piece(
+                nodes[start:stop], sorted(inputs), sorted(made & later), sorted(made & shaped), later, constants
+            )
         start = stop
 
 
@@ -88,11 +165,13 @@ def _ends(
     ends, busy, size = [0], -1, 0
     held: set[ir.Value] = set()
     for number, node in enumerate(nodes):
-        size += _bytes(weights[number] - held)
-        if number and (number - ends[-1] >= MANY or size > PIECE) and busy < number:
+        more = _bytes(weights[number] - held)
+        full = number - ends[-1] >= MANY or (more and size + more > PIECE)
+        if number and full and busy < number:
             ends.append(number)
-            held, size = set(), _bytes(weights[number])
+            held, size, more = set(), 0, _bytes(weights[number])
         held |= weights[number]
+        size += more
         busy = max([busy, *(last.get(v.name or "", -1) for v in node.outputs if v.name not in tensors)])
     return [*ends[1:], len(nodes)]
 

@@ -22,6 +22,7 @@ from onnxprune.layers import Layer
 from onnxprune.native import F64
 from onnxprune.runtime import open_session, run
 from onnxprune.scoring import Judge, Scored
+from onnxprune.serialise import release_all
 from onnxprune.weights import from_matrix, from_vector, to_matrix, to_vector
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def open_prober(
     computed = sorted((reads | set(judged)) - set(feeds))
     known = {**feeds, **run(open_session(analysis.model, outputs=computed), feeds)}
     constants = {value: constant_array(analysis.model, value) for value in chain.from_iterable(changed)}
+    release_all(analysis.model)
     return Prober(_typed(analysis.model, constants, known), by_name, tuple(judged), known, constants)
 
 

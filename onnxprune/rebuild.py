@@ -20,6 +20,7 @@ from onnxprune.layers import Layer
 from onnxprune.op_rules.stored import stored, write
 from onnxprune.pairs import find_pairs
 from onnxprune.parallel import each
+from onnxprune.serialise import release_all
 from onnxprune.solve import Block, reservoir_share, worst
 from onnxprune.weights import from_matrix, from_vector, to_matrix, to_vector
 
@@ -69,6 +70,7 @@ def rebuild(
         blocks = _summed(ready, keep, collected, sampling, frontier, number, batches)
         done += each(lambda pair: _solve(model, pair[0], keep, pair[1], values, mode), zip(ready, blocks, strict=True))
         tick()
+    release_all(analysis.model)
     return model, done, frontier.peak_bytes + collected.disk_bytes
 
 

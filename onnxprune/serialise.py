@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxprune.errors import BadInput
+from onnxprune.heap import give_back
 
 PROTOBUF_END = (1 << 31) - 1
 """Bytes that a protobuf message can have."""
@@ -96,9 +97,11 @@ def release(tensor: ir.TensorProtocol | None) -> None:
 
 
 def release_all(model: ir.Model) -> None:
-    """Give back the memory that the mapped tensors of a model take."""
+    """Give back the memory that the mapped tensors of a model take; for a large one, all that was freed as well."""
     for tensor in tensors(model):
         release(tensor)
+    if tensor_bytes(model) > LARGE:
+        give_back()
 
 
 def tensor_bytes(model: ir.Model) -> int:

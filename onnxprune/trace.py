@@ -9,14 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnx_ir as ir
 
 from onnxprune.bodies import changing, first_passes
 from onnxprune.errors import BadInput
 from onnxprune.labels import Shape
-from onnxprune.pieces import compute
-from onnxprune.serialise import lighten
+from onnxprune.pieces import compute, shapeless
+from onnxprune.pieces import shapes as shapes_of
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]
 Integers = npt.NDArray[np.int64]
@@ -200,7 +199,7 @@ def trace(model: ir.Model, feeds: Feeds) -> Trace:
 
 
 def _seen(model: ir.Model, feeds: Feeds) -> tuple[dict[str, Shape], dict[str, npt.NDArray[np.integer]]]:
-    shapes = {name: tuple(int(d) for d in dims) for name, dims in _computed_shapes(model, feeds).items()}
+    shapes = dict(_computed_shapes(model, feeds))
     shapes |= {name: tuple(array.shape) for name, array in feeds.items()}
     short = [name for name, shape in shapes.items() if len(shape) <= 1 and np.prod(shape) <= LONGEST_SHAPE]
     short = [name for name in short if name not in feeds]
@@ -209,38 +208,20 @@ def _seen(model: ir.Model, feeds: Feeds) -> tuple[dict[str, Shape], dict[str, np
     return shapes, {n: v.reshape(-1) for n, v in values.items() if issubclass(v.dtype.type, kinds)}
 
 
-def _computed_shapes(model: ir.Model, feeds: Feeds) -> Mapping[str, Integers]:
-    watched = model.clone()
-    graph = watched.graph
-    asked: dict[str, str] = {}
-    shapeless = _shapeless(model)
-    for node in list(graph):
-        for value in node.outputs:
-            declared = isinstance(value.type, ir.SequenceType | ir.OptionalType)
-            if value.name and value.name not in shapeless and not declared:
-                shape_of = ir.node("Shape", [value])
-                shape_of.outputs[0].name = f"{value.name}::shape"
-                shape_of.name = f"{value.name}::shape"
-                graph.insert_after(node, shape_of)
-                asked[f"{value.name}::shape"] = value.name
+def _computed_shapes(model: ir.Model, feeds: Feeds) -> Mapping[str, Shape]:
+    loose = shapeless(model)
+    names = [
+        value.name
+        for node in model.graph
+        for value in node.outputs
+        if value.name and value.name not in loose and not isinstance(value.type, ir.SequenceType | ir.OptionalType)
+    ]
     try:
-        shapes = compute(watched, feeds, list(asked), set(asked.values()))
+        return shapes_of(model, feeds, names)
     except BadInput:
         raise
     except Exception as error:
         raise BadInput(f"the model does not run on inputs {_described(feeds)}: {error}") from error
-    return {asked[name]: dims for name, dims in shapes.items()}
-
-
-def _shapeless(model: ir.Model) -> set[str]:
-    """The names of sequences and optionals that need not be declared to be any."""
-    if not any("Sequence" in node.op_type or "Optional" in node.op_type for node in model.graph.all_nodes()):
-        return set()
-    light = model.clone()
-    lighten(light)
-    inferred = onnx.shape_inference.infer_shapes(ir.to_proto(light)).graph
-    declared = (*inferred.value_info, *inferred.output)
-    return {value.name for value in declared if value.type.WhichOneof("value") in ("sequence_type", "optional_type")}
 
 
 def _described(feeds: Feeds) -> str:

@@ -17,7 +17,6 @@ from onnxprune.model_check import require_valid
 from onnxprune.passes.remove import sliced
 from onnxprune.passes.scatter import scatter
 from onnxprune.pieces import compute
-from onnxprune.runtime import open_session, run
 from onnxprune.serialise import LARGE, skeleton, tensor_bytes, to_bytes
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "float16": 5e-3, "bfloat16": 5e-3}
@@ -75,7 +74,7 @@ def _worst_node_by_node(
     failed: ProofFailed,
 ) -> float:
     def outputs(model: ir.Model) -> Outputs:
-        return run(open_session(model, inputs=list(feeds), outputs=names, optimise=False), feeds)
+        return compute(model, feeds, names, optimise=False)
 
     try:
         expected, found = outputs(wide), outputs(slim)
