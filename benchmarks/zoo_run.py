@@ -19,7 +19,8 @@ from onnxprune.heap import keep_freed_memory
 from onnxprune.runtime import open_session, run
 
 HALF = {"method": "magnitude", "rebuild": "none", "ratio": 0.5, "align": 1}
-METHODS = {"obs": {"method": "obs"}, "magnitude": {"method": "magnitude", "rebuild": "none"}}
+EXACTLY = {"align": 1}  # whole blocks of the runtime would let each method stop at another share
+METHODS = {"obs": EXACTLY | {"method": "obs"}, "magnitude": EXACTLY | {"method": "magnitude", "rebuild": "none"}}
 FEW, MANY, HELD_OUT = 8, 256, 32
 KILOBYTE = 1024
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxprune.calibration.collect import Collected, LayerStatistics
 from onnxprune.calibration.statistics import Moments
-from onnxprune.criteria import Criterion
+from onnxprune.criteria import Criterion, lookup
 from onnxprune.criteria.curve import error_curve
 from onnxprune.criteria.problem import Options, Problem, Reader, Selection, Writer
 from onnxprune.dependency import Analysis
@@ -23,6 +23,8 @@ from onnxprune.serialise import BIG, release
 from onnxprune.weights import to_matrix, weight_of
 
 Tick = Callable[[], None]
+LEAST_SQUARE = 1e-6
+"""Of the largest: a unit whose weights are all zeros still has its bias."""
 
 
 class HeldOut:
@@ -86,13 +88,16 @@ def score(
         made = [(*moments.reader(group, linear, block, analysis.units), block) for linear, block in readers]
         reading = [found for found in made if np.any(found[0].channel >= 0)]
         writers = tuple(_writer(analysis.model, group, linear, analysis.units) for linear in group.writers)
+        estimated = _estimated(writers, group.width)
+        reading = [(_guessed(reader, estimated), held, block) for reader, held, block in reading]
         own = (
             *(reader for reader, _, _ in reading),
-            *_looped(analysis.model, group, reading, analysis.units),
+            *_looped(analysis.model, group, reading, analysis.units, estimated),
         )
         problem = Problem(group.name, group.width, own, writers, group.rows, seed + number)
         judges = tuple(Judge(reader, held, block) for reader, held, block in reading if held is not None)
-        selection = criterion.select(problem, options)
+        blind = criterion.needs_data and not own  # in a branch or a loop nothing is seen, nor counts as a reader
+        selection = (lookup("magnitude") if blind else criterion).select(problem, options)
         for linear in (*group.readers, *group.writers):
             release(linear.weight.const_value)
         tick()
@@ -135,8 +140,24 @@ class _Moments:
         return Reader(name, weight, solve, channel), held
 
 
+def _estimated(writers: Sequence[Writer], width: int) -> F64:
+    """(width,) how much units vary of which nothing was seen, as in a branch: as what writes them is large."""
+    squares = np.zeros(width)
+    for writer in writers:
+        rows = writer.weight.reshape(width, -1).astype(np.float64)
+        squares += np.einsum("cf,cf->c", rows, rows)
+    return np.maximum(squares, LEAST_SQUARE * squares.max(initial=0.0)) if squares.any() else np.ones(width)
+
+
+def _guessed(reader: Reader, estimated: F64) -> Reader:
+    """A reader with these variances where none were measured."""
+    if reader.moments is not None or reader.variance is not None:
+        return reader
+    return replace(reader, variance=np.where(reader.channel >= 0, estimated[reader.channel], estimated.mean()))
+
+
 def _looped(
-    model: ir.Model, group: Group, reading: Sequence[tuple[Reader, HeldOut | None, int]], units: int
+    model: ir.Model, group: Group, reading: Sequence[tuple[Reader, HeldOut | None, int]], units: int, estimated: F64
 ) -> Iterator[Reader]:
     """What units read of each other a step later: not solved for, but their variances are known from other readers."""
     position = group.positions(units)
@@ -145,7 +166,7 @@ def _looped(
         mine = reader.channel >= 0
         np.add.at(seen, reader.channel[mine], reader.variances()[mine])
         np.add.at(times, reader.channel[mine], 1)
-    variance = np.where(times > 0, seen / np.maximum(times, 1), 1.0)
+    variance = np.where(times > 0, seen / np.maximum(times, 1), 1.0 if times.any() else estimated)
     for linear in group.loops:
         weight = to_matrix(linear, weight_of(model, linear)).astype(np.float64)
         for block, features in zip(weight, position[linear.features], strict=True):

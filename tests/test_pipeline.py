@@ -200,6 +200,33 @@ def test_a_rebuild_makes_no_layer_worse_on_held_out_rows() -> None:
     assert all(0 <= layer.after <= layer.before + 1e-9 for layer in layers)
 
 
+def test_a_rebuild_that_takes_the_outputs_away_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = tiny(rebuild="none", ratio=0.5)
+    monkeypatch.setattr("onnxprune.solve.RidgeFactor.solve", lambda self, cross, prior: -100 * prior)
+    monkeypatch.setattr("onnxprune.rebuild.find_pairs", lambda layers: {})
+    result = tiny(ratio=0.5)
+    assert not result.report.layers
+    assert any("nearer to the original's without the rebuild" in note for note in result.report.notes)
+    for name, array in constants(result.model).items():
+        np.testing.assert_array_equal(array, constants(plain.model)[name])
+
+
+def test_what_nothing_measures_is_chosen_by_magnitude() -> None:
+    """Of the layers in a branch no statistics are collected."""
+    body = """
+    m = ReduceMax <keepdims = 0> (x) high = Greater (m, zero)
+    z = If (high) <then_branch = a () => (float[N,4,6,6] o) { p = Conv (x, a_w, a_b) r = Relu (p) o = Conv (r, b_w) },
+                   else_branch = b () => (float[N,4,6,6] i) { i = Conv (x, c_w) }>
+    g = GlobalAveragePool (z) y = Flatten (g)
+    """
+    weights: Weights = {"a_w": (8, 2, 3, 3), "a_b": (8,), "b_w": (4, 8, 1, 1), "c_w": (4, 2, 3, 3)}
+    model = model_from_text("(float[N,2,8,8] x) => (float[N,4] y)", body, {**weights, "zero": np.float32(0)})
+    result = prune(model, pictures(24, (2, 8, 8)), ratio=0.5)
+    a_w = constants(model)["a_w"]
+    kept = np.sort(np.argsort(np.abs(a_w).sum((1, 2, 3)))[4:])
+    assert [group.kept for group in result.plan.groups if group.width == 8] == [tuple(kept)]
+
+
 def test_without_rebuild_what_stays_is_what_was() -> None:
     result = tiny(method="magnitude", rebuild="none", ratio=0.5)
     before = constants(tiny_model())
