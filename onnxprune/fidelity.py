@@ -1,7 +1,7 @@
 """How near a pruned model stays: to the original's outputs, to labels, to a metric of the user's."""
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -47,16 +47,6 @@ def compare(original: ir.Model, pruned: ir.Model, source: Source, held_out: bool
         relative_error=mean,
         top1_agreement=agreed / counted if counted else None,
     )
-
-
-def nearer(original: ir.Model, one: ir.Model, other: ir.Model, sources: Sequence[Source]) -> bool:
-    """Whether the outputs of `one` stay nearer to the original's than those of `other`, over all sources."""
-
-    def error(model: ir.Model) -> float:
-        found = [compare(original, model, source, held_out=False) for source in sources]
-        return sum(one.samples * one.relative_error for one in found)
-
-    return error(one) < error(other)
 
 
 def _side_by_side(first: ir.Model, second: ir.Model, source: Source) -> Iterator[Answers]:

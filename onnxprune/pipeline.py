@@ -15,7 +15,6 @@ from onnxprune.criteria import lookup
 from onnxprune.criteria.problem import Options
 from onnxprune.dependency import Keep
 from onnxprune.errors import BadInput
-from onnxprune.fidelity import nearer
 from onnxprune.layers import Layer, layers_in_order
 from onnxprune.measure import measure, open_judge
 from onnxprune.model_io import ModelSource, like, load
@@ -24,7 +23,7 @@ from onnxprune.passes.samplers import drop_idle_samplers
 from onnxprune.passes.states import settle_products
 from onnxprune.plan import Plan
 from onnxprune.planning import keep_of_widths, make_plan, provable, reader_errors
-from onnxprune.prepare import Data, Prepared, fitted, judges, open_data, prepare
+from onnxprune.prepare import Data, Prepared, fitted, open_data, prepare
 from onnxprune.progress import Progress, Silent, Stages
 from onnxprune.rebuild import Rebuilt, rebuild
 from onnxprune.report import Report
@@ -79,8 +78,7 @@ def _run(
         data = open_data(loaded.model, calib, settings, matched=fold)
         prepared = prepare(loaded.model, data, settings, fold)
     costs = cost_model(prepared.analysis, prepared.original)
-    whole = float(costs.macs(costs.full))
-    data = fitted(data, prepared.analysis.trace, whole, settings)
+    data = fitted(data, prepared.analysis.trace, float(costs.macs(costs.full)), settings)
     layers, wave = layers_in_order(prepared.analysis)
     layers = [layer for layer in layers if layer.name not in prepared.frozen and layer.bias is not None]
     fits = allowance([layer.linear for layer in layers], settings.memory_bytes)
@@ -93,15 +91,13 @@ def _run(
     with stages.stage("remove"):
         slim = remove(prepared.analysis, keep)
     solved: list[Rebuilt] = []
-    disk, undone = 0, False
+    disk = 0
     if collected is not None and settings.rebuild != "none":
         with stages.stage("rebuild", max((layer.wave for layer in layers), default=0) + 1) as tick:
             analysis = prepared.analysis
-            rebuilt, solved, disk = rebuild(
+            slim, solved, disk = rebuild(
                 analysis, slim, keep, layers, wave, collected, data.source, sampling, settings.rebuild, tick
             )
-            undone = nearer(prepared.original, slim, rebuilt, judges(data, whole))
-            slim, solved = (slim, []) if undone else (rebuilt, solved)
     named = drop_idle_samplers(slim)
     slim = settle_products(named)
     with stages.stage("verify"):
@@ -110,7 +106,7 @@ def _run(
         measured = measure(prepared.original, slim, data, judge, settings)
     plan = make_plan(prepared, keep, reader_errors(prepared, solved), settings)
     wide = [layer.linear for layer in layers if fold and layer.linear.features.shape[1] > fits.widest]
-    outcome = Outcome(slim, chosen, refused, solved, proof, measured, stages.seconds, disk, wide, undone)
+    outcome = Outcome(slim, chosen, refused, solved, proof, measured, stages.seconds, disk, wide)
     return Result(like(slim, loaded), plan, make_report(loaded, settings, prepared, data, plan, outcome))
 
 

@@ -119,24 +119,9 @@ def fitted(data: Data, trace: Trace, macs: float, config: Config) -> Data:
     return _in_batches(_few_judged(_affordable(data, effort, config), macs), trace, config)
 
 
-def judges(data: Data, macs: float) -> tuple[Source, ...]:
-    """What two results of a run are compared on: the inputs laid aside, and as many of the others as time allows.
-
-    Nothing where the model is so large that the comparison would take a good part of a pass.
-    """
-    if macs * FEWEST_JUDGED > JUDGED:
-        return ()
-    most = data.apart.samples if data.fixed_batch else _most_judged(macs)
-    return data.apart, Window(data.source, data.axes, 0, min(most, data.source.samples))
-
-
-def _most_judged(macs: float) -> int:
-    return max(FEWEST_JUDGED, int(JUDGED / max(macs, 1.0)))
-
-
 def _few_judged(data: Data, macs: float) -> Data:
     """Fewer inputs to compare on, where the model is large."""
-    most = _most_judged(macs)
+    most = max(FEWEST_JUDGED, int(JUDGED / max(macs, 1.0)))
     if data.fixed_batch or data.apart.samples <= most:
         return data
     return replace(data, apart=Window(data.apart, data.axes, 0, most))

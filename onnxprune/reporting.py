@@ -37,7 +37,6 @@ class Outcome:
     seconds: Mapping[str, float]
     disk_bytes: int
     wide: Sequence[Linear] = ()
-    undone: bool = False
 
 
 def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, plan: Plan, outcome: Outcome) -> Report:
@@ -77,7 +76,7 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
         fidelity=outcome.measured.fidelity,
         accuracy=outcome.measured.accuracy,
         seconds=dict(outcome.seconds),
-        notes=(*_notes(config, data), *_wide(config, outcome), *_undone(outcome)),
+        notes=(*_notes(config, data), *_wide(config, outcome)),
     )
 
 
@@ -128,12 +127,6 @@ def _wide(config: Config, outcome: Outcome) -> tuple[str, ...]:
         f"Too wide for Gram matrices in --memory {config.memory}: {names}{more}. Their inputs were judged by variance "
         "times squared weight (FLAP), and they were solved from a few rows, or by their means alone.",
     )
-
-
-def _undone(outcome: Outcome) -> tuple[str, ...]:
-    if not outcome.undone:
-        return ()
-    return ("The outputs stayed nearer to the original's without the rebuild: the weights left are as they were.",)
 
 
 def _notes(config: Config, data: Data) -> tuple[str, ...]:

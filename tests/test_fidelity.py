@@ -10,7 +10,7 @@ import pytest
 from graph_text import model_from_text
 
 from onnxprune.errors import BadInput
-from onnxprune.fidelity import accuracy, compare, load_metric, nearer
+from onnxprune.fidelity import accuracy, compare, load_metric
 from onnxprune.model_io import load
 
 
@@ -64,21 +64,6 @@ def test_each_output_counts_with_its_own_norm() -> None:
     found = compare(first, other, SOURCE, held_out=True)
     assert found.relative_error == pytest.approx(0.5, rel=1e-6)
     assert found.top1_agreement is None
-
-
-def test_the_nearer_model_is_told_and_equals_are_not() -> None:
-    near, far = scaled(1.1), scaled(0.8)
-    assert nearer(scaled(1), near, far, [SOURCE])
-    assert not nearer(scaled(1), far, near, [SOURCE])
-    assert not nearer(scaled(1), near, near, [SOURCE])
-
-
-def test_sources_count_by_their_inputs() -> None:
-    """Of negative inputs one model is wrong by half, of positive ones the other by a quarter."""
-    positive, negative = Given((np.abs(X[:2]),)), Given((-np.abs(X),))
-    one, other = net("r = Relu (x) h = Mul (x, k) y = Max (h, r)", k=np.array(0.5, np.float32)), scaled(1.25)
-    assert nearer(scaled(1), one, other, [positive])
-    assert not nearer(scaled(1), one, other, [positive, negative])
 
 
 def test_classes_that_are_put_out_as_numbers_are_compared_too() -> None:

@@ -200,17 +200,6 @@ def test_a_rebuild_makes_no_layer_worse_on_held_out_rows() -> None:
     assert all(0 <= layer.after <= layer.before + 1e-9 for layer in layers)
 
 
-def test_a_rebuild_that_takes_the_outputs_away_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = tiny(rebuild="none", ratio=0.5)
-    monkeypatch.setattr("onnxprune.solve.RidgeFactor.solve", lambda self, cross, prior: -100 * prior)
-    monkeypatch.setattr("onnxprune.rebuild.find_pairs", lambda layers: {})
-    result = tiny(ratio=0.5)
-    assert not result.report.layers
-    assert any("nearer to the original's without the rebuild" in note for note in result.report.notes)
-    for name, array in constants(result.model).items():
-        np.testing.assert_array_equal(array, constants(plain.model)[name])
-
-
 def test_what_nothing_measures_is_chosen_by_magnitude() -> None:
     """Of the layers in a branch no statistics are collected."""
     body = """
