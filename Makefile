@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine with Python 3.11 to 3.13: `make demo` and `make test`.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types bench zoo clean
+.PHONY: help demo test lint types bench zoo light clean
 
 # The first Python on the path that is new enough; `make demo PYTHON=/path/to/python3.12` uses another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
@@ -38,6 +38,9 @@ bench: $(VENV)/.bench ## onnxprune, Torch-Pruning and onnxsim on one model; fill
 
 zoo: $(VENV)/.zoo ## prune real models and small networks, one process each; fills in docs/coverage.md
 	$(BIN)/python benchmarks/zoo.py --write docs/coverage.md
+
+light: $(VENV)/.zoo ## the small half of the zoo, on the screen
+	$(BIN)/python benchmarks/zoo.py --light
 
 clean: ## remove what these commands made
 	rm -rf $(VENV) out build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
 """Prune every model of the zoo and every small network of the tests, each in a process of its own; write a table.
 
-Exit code 1 if any failed.
+Exit code 1 if any failed. What of the small half cannot be fetched is told and does no harm: CI runs that.
 """
 
 import argparse
@@ -23,16 +23,17 @@ def main() -> int:
     options = _options()
     task = "fidelity" if options.fidelity else "coverage"
     kind = zoo_table.Fidelity if options.fidelity else zoo_table.Row
-    rows = []
+    rows, failed = [], 0
     for entry in _chosen(entries(options.cache, options.light), options):
         row = kind(**told(entry, task, options.cache, options.limit))
         rows.append(row)
+        failed += bool(row.error) and not (options.light and entry.error)
         print(zoo_table.line(row), file=sys.stderr, flush=True)  # nothing measured is lost where this is interrupted
     text = zoo_table.fidelity(rows) if options.fidelity else zoo_table.coverage(rows)
     print(text)
     if options.write is not None:
         zoo_table.write(options.write, task, text)
-    return int(any(row.error for row in rows))
+    return int(failed > 0)
 
 
 def _options() -> argparse.Namespace:

@@ -149,6 +149,7 @@ def _parts(model: ir.Model, layers: Sequence[Layer], source: Source, sampling: S
     inputs = {value.name for value in model.graph.inputs}
     session, asked = None, 0
     for number, feeds in enumerate(source.batches()):
+        sampling.note(number, feeds)
         active = [layer for layer in layers if number < sampling.used(layer.linear)]
         if not active:
             return

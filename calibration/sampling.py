@@ -1,11 +1,14 @@
 """Which rows of each layer the statistics use: the same in both sweeps, and no more than they are worth."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil
 from zlib import crc32
 
 from onnxprune.calibration.allowance import USUAL, Allowance
+from onnxprune.calibration.padding import Real, real_positions
 from onnxprune.calibration.rows import Positions, position_count, spread
+from onnxprune.graph import Array
 from onnxprune.labels import Shape
 from onnxprune.op_rules.facts import Linear
 from onnxprune.trace import Trace
@@ -24,6 +27,10 @@ HELD_OUT = 8
 """One row in so many judges and does not solve."""
 
 
+SEQUENCES = ("gemm", "matmul")
+"""Layers that work position by position, so that a mask (batch, length) tells which of their rows are padding."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How many rows a layer gets: of `samples` inputs in `batches`, when `layers` share the time, and for what sums."""
@@ -35,6 +42,12 @@ class Sampling:
     seed: int
     allowance: Allowance = USUAL
     _totals: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _real: dict[int, Real] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def note(self, batch: int, feeds: Mapping[str, Array]) -> None:
+        """Remember which positions of a batch are padding: no row is taken there, in either sweep."""
+        if (real := real_positions(feeds)) is not None:
+            self._real[batch] = real
 
     def rows(self, linear: Linear) -> float:
         """Ten rows a feature, and up to 64 as far as those cost next to nothing; never more than there are."""
@@ -55,7 +68,10 @@ class Sampling:
             return spread(0, 0, 0)
         share = self.rows(linear) / self._all(linear) * self.batches / self.used(linear)
         total = position_count(linear, input_shape)
-        return spread(total, ceil(min(share, 1.0) * total), crc32(f"{self.seed}/{batch}/{linear.node.name}".encode()))
+        where = spread(total, ceil(min(share, 1.0) * total), crc32(f"{self.seed}/{batch}/{linear.node.name}".encode()))
+        real = self._real.get(batch)
+        padded = real is not None and linear.kind in SEQUENCES and input_shape[:-1] in (real.shape, (real.size,))
+        return where[real.reshape(-1)[where]] if real is not None and padded else where
 
     def _wanted(self, linear: Linear, least: float) -> float:
         """At least so many rows a feature, and more as far as all layers together can afford it."""

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from scipy.sparse import csr_array
 
 from onnxprune.dependency import Analysis
-from onnxprune.graph import constants
+from onnxprune.graph import STATE, constants, every_node
 from onnxprune.labels import WHOLE, Label
 from onnxprune.op_rules.facts import Product
 
@@ -160,6 +160,8 @@ def cost_model(analysis: Analysis, original: ir.Model | None = None) -> CostMode
     by_rank = [[(t, list(own.values())[k]) for t, own in enumerate(labels) if len(own) > k] for k in range(most)]
     fixed = sum(product.macs for product in analysis.products if product.label is None) / batch
     is_stored = np.arange(len(labels)) < stored
+    chosen = {node.inputs[1] for node in every_node(analysis.model) if STATE in node.meta}  # written as indices
+    is_stored[[t for t, value in enumerate(values) if value in chosen]] = False
     return CostModel(
         np.array(rest),
         tuple(_forms(rows, len(labels), owner) for rows in by_rank),

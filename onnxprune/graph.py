@@ -11,6 +11,8 @@ Array = npt.NDArray[Any]
 
 SAMPLER = "onnxprune.sampler"
 """The key of a channel sampler's full width in its node's `meta`, which stays in memory and is not written."""
+STATE = "onnxprune.state"
+"""The key of a recurrent state's full size in the `meta` of a product that stands for a choice of units."""
 
 
 def every_node(model: ir.Model) -> Iterator[ir.Node]:

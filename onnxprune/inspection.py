@@ -81,7 +81,7 @@ def inspect(
     data = open_data(loaded.model, calib, settings, matched=False)
     prepared = prepare(loaded.model, data, settings, fold=False)
     analysis = prepared.analysis
-    costs = cost_model(analysis)
+    costs = cost_model(analysis, prepared.original)
     place = {id(group): index for index, group in enumerate(analysis.groups)}
     shares = _shares(costs)
     halved = _half_widths(costs, {place[id(group)]: group for group in prepared.groups})
@@ -95,7 +95,7 @@ def inspect(
         nodes=len(loaded.model.graph),
         totals=_totals(costs, analysis),
         least_macs=_share(costs.macs, costs.full, halved),
-        least_params=_share(costs.params, costs.full, halved),
+        least_params=float(costs.params(halved)) / costs.came if costs.came else 1.0,
         groups=tuple(_group(group, *shares[place[id(group)]]) for group in prepared.groups),
         closed=tuple(ClosedReport(name=c.name, width=c.width, reason=c.reason) for c in prepared.closed),
         guesses=data.guesses,

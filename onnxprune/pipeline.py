@@ -20,6 +20,7 @@ from onnxprune.measure import measure, open_judge
 from onnxprune.model_io import ModelSource, like, load
 from onnxprune.passes.remove import remove
 from onnxprune.passes.samplers import drop_idle_samplers
+from onnxprune.passes.states import settle_products
 from onnxprune.plan import Plan
 from onnxprune.planning import keep_of_widths, make_plan, provable, reader_errors
 from onnxprune.prepare import Data, Prepared, fitted, open_data, prepare
@@ -97,9 +98,10 @@ def _run(
             slim, solved, disk = rebuild(
                 analysis, slim, keep, layers, wave, collected, data.source, sampling, settings.rebuild, tick
             )
-    slim = drop_idle_samplers(slim)
+    named = drop_idle_samplers(slim)
+    slim = settle_products(named)
     with stages.stage("verify"):
-        proof = prove(prepared.analysis, slim, keep, data.sample)
+        proof = prove(prepared.analysis, slim, keep, data.sample, named)
     with stages.stage("measure"):
         measured = measure(prepared.original, slim, data, judge, settings)
     plan = make_plan(prepared, keep, reader_errors(prepared, solved), settings)

@@ -18,13 +18,14 @@ from onnxprune.config import Config
 from onnxprune.dependency import Analysis, Closed, Group, analyse
 from onnxprune.errors import BadInput
 from onnxprune.functions import analysed
-from onnxprune.graph import Array, every_node
+from onnxprune.graph import SAMPLER, STATE, Array, every_node
 from onnxprune.labels import WHOLE
 from onnxprune.layers import solvable
 from onnxprune.passes.add_bias import add_bias
 from onnxprune.passes.fold_batchnorm import fold_batchnorm
 from onnxprune.passes.normalise import normalise
 from onnxprune.passes.samplers import add_samplers, sharing
+from onnxprune.passes.states import add_state_products
 from onnxprune.trace import Trace, trace
 
 DEFAULT_SAMPLES = 512
@@ -165,18 +166,42 @@ def prepare(model: ir.Model, data: Data, config: Config, fold: bool) -> Prepared
     normal = normalise(model)
     kept = {node.name or "" for node in every_node(normal) if matches([node.name or ""], config.keep)}
     analysis = analysed(normal, lambda inlined: _trace(inlined, data), kept, config.open)
-    original, traced = analysis.model, analysis.trace
+    original = analysis.model
     frozen = _frozen(original, analysis, config)
+    analysis, products = _with_states(analysis, frozen, config)
+    frozen |= products
     if fold and analysis.groups:
         ours = {linear.node.name or "" for linear in analysis.linears} - frozen
-        analysis = _again(fold_batchnorm(original, ours), data, traced, config)
+        analysis = _again(fold_batchnorm(analysis.model, ours), data, analysis.trace, config)
         ours = {x.node.name or "" for x in solvable(analysis)} - frozen
         analysis = _again(add_bias(analysis.model, ours), data, analysis.trace, config)
     if sampled := _sampled(analysis, frozen, config):
-        analysis = _again(add_samplers(analysis.model, sampled), data, analysis.trace, config)
+        analysis = analyse(*_with_samplers(analysis, sampled), config.open)
     _require_matches((normal, original, analysis.model), config)
     groups, closed = _chosen(analysis, config)
     return Prepared(original, analysis, groups, (*analysis.closed, *closed), frozen)
+
+
+def _with_states(analysis: Analysis, frozen: frozenset[str], config: Config) -> tuple[Analysis, frozenset[str]]:
+    """The analysis with products around the states of recurrent layers, where that opens any; and their names."""
+    closed = {
+        linear.node.name or ""
+        for linear in analysis.linears
+        if linear.kind == "recurrent" and len(linear.node.inputs) > 5 and bool(np.all(linear.outputs == WHOLE))
+    } - frozen
+    if not closed:
+        return analysis, frozenset()
+    readers = {linear.node.name or "" for linear in analysis.linears}
+    model = add_state_products(analysis.model, closed, readers)
+    products = [node for node in every_node(model) if STATE in node.meta]
+    shapes = dict(analysis.trace.shapes)
+    for ends in ([node.inputs[0], node.outputs[0]] for node in products):  # one of the two is new, and both are alike
+        names = [value.name or "" for value in ends if value is not None]
+        shapes |= dict.fromkeys(names, next(shapes[name] for name in names if name in shapes))
+    opened = analyse(model, replace(analysis.trace, shapes=shapes), config.open)
+    if len(opened.groups) == len(analysis.groups):
+        return analysis, frozenset()
+    return opened, frozenset(node.name or "" for node in products)
 
 
 def _sampled(analysis: Analysis, frozen: frozenset[str], config: Config) -> dict[str, tuple[int, int]]:
@@ -197,6 +222,17 @@ def _sampled(analysis: Analysis, frozen: frozenset[str], config: Config) -> dict
         if linear.kind in ("conv", "gemm", "matmul") and closed and width >= FEWEST_SAMPLED and worth >= WORTH_SAMPLING:
             found[linear.node.name or ""] = (axis, width)
     return found
+
+
+def _with_samplers(analysis: Analysis, layers: Mapping[str, tuple[int, int]]) -> tuple[ir.Model, Trace]:
+    """The model with samplers, and its trace: a sampler that takes every channel changes no shape."""
+    model = add_samplers(analysis.model, layers)
+    added = {
+        node.outputs[0].name or "": analysis.trace.shape(node.inputs[0])
+        for node in model.graph
+        if SAMPLER in node.meta and node.inputs[0] is not None
+    }
+    return model, replace(analysis.trace, shapes={**analysis.trace.shapes, **added})
 
 
 def _trace(model: ir.Model, data: Data) -> Trace:

@@ -16,6 +16,7 @@ from onnxprune.measure import measure, open_judge
 from onnxprune.model_io import Loaded, ModelSource, like, load
 from onnxprune.passes.remove import remove
 from onnxprune.passes.samplers import drop_idle_samplers
+from onnxprune.passes.states import settle_products
 from onnxprune.pipeline import Result
 from onnxprune.plan import Plan, keep_of
 from onnxprune.prepare import Data, Prepared, fitted, open_data, prepare
@@ -62,9 +63,10 @@ def apply_plan(
             keep = keep_of(plan, prepared.analysis)
         slim = remove(prepared.analysis, keep)
         slim, solved, disk = _rebuilt(prepared, slim, keep, data, settings, stages) if solve else (slim, [], 0)
-        slim = drop_idle_samplers(slim)
+        named = drop_idle_samplers(slim)
+        slim = settle_products(named)
         with stages.stage("verify"):
-            proof = prove(prepared.analysis, slim, keep, data.sample)
+            proof = prove(prepared.analysis, slim, keep, data.sample, named)
         if not solve and "measure" not in settings.model_fields_set and tensor_bytes(prepared.original) > LARGE:
             settings = settings.model_copy(update={"measure": False})
         with stages.stage("measure"):

@@ -28,8 +28,13 @@ ROUNDINGS, MOST_ROUNDING = 4.0, 1e-3
 Outputs = Mapping[str, Array]
 
 
-def prove(analysis: Analysis, slim: ir.Model, keep: Keep, feeds: Mapping[str, Array]) -> float:
+def prove(
+    analysis: Analysis, slim: ir.Model, keep: Keep, feeds: Mapping[str, Array], solved: ir.Model | None = None
+) -> float:
     """The largest difference of any output, over the output's largest value.
+
+    `slim` is what will be written. Its weights stand under the analysed model's names in `solved`, where that is
+    another model.
 
     Where an output collapses (a sigmoid at 1e-7) that ratio is rounding alone: one that exceeds what the dtype allows
     is taken over the original model's largest value on these feeds instead, if that is larger. A network may also blow
@@ -41,7 +46,7 @@ def prove(analysis: Analysis, slim: ir.Model, keep: Keep, feeds: Mapping[str, Ar
     infinities or NaN moved, or the slim model does not run. Large models run piece by piece (docs/decisions/0016).
     """
     seen = analysis.trace.shapes.keys()
-    wide = scatter(analysis, slim, keep)
+    wide = scatter(analysis, solved or slim, keep)
     expected = _outputs(wide, feeds, seen)
     try:
         require_valid(to_bytes(slim) if tensor_bytes(slim) < LARGE else to_bytes(skeleton(slim)), "the pruned model")

@@ -63,9 +63,10 @@ def _own_part(linear: Linear, bias: Array) -> Array:
 
 def _leading(linear: Linear, shape: tuple[int, ...]) -> int:
     """How many axes of the weight are the matrix's first: an Einsum's weight may spread either side over several."""
+    if len(shape) == 2:
+        return 1
     wanted = (linear.outputs if _rows_first(linear) else linear.features).shape[1]
-    sizes = np.cumprod(shape)
-    return int(np.argmax(sizes == wanted)) + 1
+    return int(np.argmax(np.cumprod(shape) == wanted)) + 1
 
 
 def _rows_first(linear: Linear) -> bool:

@@ -2,6 +2,8 @@
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import onnx
 import onnx_ir as ir
@@ -27,13 +29,14 @@ def fold(model: ir.Model) -> ir.Model:
     opset = trial.opset_imports.get("", 1)
     shapes = _hide_shapes(trial.graph)
     try:
-        fold_constants(
-            trial,
-            onnx_shape_inference=True,
-            input_size_limit=_NO_LIMIT,
-            output_size_limit=_NO_LIMIT,
-            should_fold=lambda node: _may_fold(node, opset),
-        )
+        with _without_warnings():
+            fold_constants(
+                trial,
+                onnx_shape_inference=True,
+                input_size_limit=_NO_LIMIT,
+                output_size_limit=_NO_LIMIT,
+                should_fold=lambda node: _may_fold(node, opset),
+            )
     except Exception as error:  # one node that the folder cannot evaluate stops it, with any exception
         _log.info("constants stay unfolded: %s", error)
         return model
@@ -44,6 +47,18 @@ def fold(model: ir.Model) -> ir.Model:
             # The folder's notes would end up in the user's file.
             value.metadata_props.pop(FOLDED_FROM_KEY, None)
     return trial
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """The folder warns of each node that it leaves alone, which is none of the user's business."""
+    logger = logging.getLogger("onnxscript")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _hide_shapes(graph: ir.Graph) -> list[tuple[ir.Value, ir.Shape | None]]:

@@ -1,5 +1,6 @@
 """A little builder of image graphs for the random-graph strategy: every layer it appends fits the value before it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ class GraphBuilder:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
+    made: int = 0
 
     def constant(self, array: np.ndarray | np.generic) -> str:
         name = f"k{len(self.initializers)}"
@@ -44,9 +46,17 @@ class GraphBuilder:
 
     def nodes_out(self, op_type: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
         """Append a node with `count` outputs and return their names."""
-        outputs = [f"v{len(self.nodes)}_{index}" for index in range(count)]
+        outputs = [f"v{self.made}_{index}" for index in range(count)]
+        self.made += 1
         self.nodes.append(onnx.helper.make_node(op_type, list(inputs), outputs, **attributes))
         return outputs
+
+    def body(self, build: Callable[[], str]) -> onnx.GraphProto:
+        """The nodes that `build` appends, as a graph of their own that gives what it returns; constants stay outside."""
+        before, self.nodes = self.nodes, []
+        output = onnx.helper.make_tensor_value_info(build(), onnx.TensorProto.FLOAT, None)
+        own, self.nodes = self.nodes, before
+        return onnx.helper.make_graph(own, f"body{self.made}", [], [output])
 
     def conv(self, x: Value, channels: int, bias: bool = True, group: int = 1, **window: int) -> Value:
         """Convolution with a square window: kernel, stride, dilation, pad (each 1, 1, 1, 0 where not given)."""
@@ -69,13 +79,19 @@ class GraphBuilder:
         for node in reversed(self.nodes):
             if needed.intersection(node.output):
                 nodes.insert(0, node)
-                needed.update(node.input)
+                needed.update(read_by(node))
         weights = [tensor for tensor in self.initializers if tensor.name in needed]
         x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 3, 8, 8])
         y = onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)
         graph = onnx.helper.make_graph(nodes, "random", [x], [y], weights)
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
         return onnx.shape_inference.infer_shapes(model)
+
+
+def read_by(node: onnx.NodeProto) -> set[str]:
+    """What a node and the nodes in its bodies read."""
+    bodies = [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
+    return set(node.input).union(*(read_by(inner) for body in bodies for inner in body.node))
 
 
 def window_size(size: int, kernel: int, stride: int, dilation: int, pad: int) -> int:

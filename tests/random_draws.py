@@ -9,6 +9,7 @@ Draw = st.DrawFn
 WIDTHS = st.integers(1, 8)
 MOST_CHANNELS = 24
 LARGEST_SIZE = 16
+LARGEST_MAP_OF_TOKENS = 6
 
 
 def pick(draw: Draw, builder: GraphBuilder) -> Value:

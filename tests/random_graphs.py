@@ -10,8 +10,11 @@ import numpy as np
 import onnx
 from graph_builder import GraphBuilder, Value, window_size
 from hypothesis import strategies as st
+from random_attention import attention
 from random_channels import blocks, channel_shuffle, einsum, gather_channels, slice_channels, split_and_recombine
 from random_draws import LARGEST_SIZE, MOST_CHANNELS, WIDTHS, Draw, pick, pick_two, windows
+from random_layers import branches, embedding, group_norm, pixel_shuffle, quantised_conv, where
+from random_tokens import gated_feed_forward, norm_and_dense, recurrent
 
 Step = Callable[[Draw, GraphBuilder], Value]
 Head = Callable[[Draw, GraphBuilder], str]
@@ -193,6 +196,16 @@ STEPS: dict[str, Step] = {
     "blocks of channels": blocks,
     "einsum": einsum,
     "gather of channels": gather_channels,
+    "attention": attention,
+    "norm and dense over tokens": norm_and_dense,
+    "gated feed forward": gated_feed_forward,
+    "recurrent": recurrent,
+    "branches": branches,
+    "quantised conv": quantised_conv,
+    "group norm written out": group_norm,
+    "embedding": embedding,
+    "where": where,
+    "pixel shuffle written out": pixel_shuffle,
 }
 HEADS: dict[str, Head] = {
     "pool, squeeze, gemm": pool_squeeze_gemm,

@@ -179,5 +179,5 @@ def test_the_readme_and_ci_run_the_same_commands() -> None:
     ci = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     commands = [line for line in ci if line.startswith("make ")]
-    assert commands == ["make demo", "make test"]
+    assert commands == ["make demo", "make test", "make light"]
     assert all(f"\n{command} " in readme for command in commands)

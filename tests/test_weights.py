@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from dense_mask import run
 from graph_text import Weights, model_from_text
@@ -87,3 +88,11 @@ def test_integer_attributes_have_defaults() -> None:
     node: Any = linear_of("transposed").node
     assert ints(node, "strides", [1, 1]) == [2, 2]
     assert ints(node, "dilations", [1, 1]) == [1, 1]
+
+
+def test_a_slim_weight_stays_a_matrix_where_its_size_equals_a_wide_width() -> None:
+    wide = ir.Value(name="w", const_value=ir.tensor(np.zeros((12, 6), np.float32)))
+    x, node = ir.Value(name="x"), ir.node("MatMul", [ir.Value(name="a"), wide])
+    linear = Linear(node, "matmul", x, wide, None, x, 1, np.arange(12)[None], np.arange(6)[None], 1)
+    slim = np.arange(12, dtype=np.float32).reshape(2, 6)  # as many numbers as the wide weight has rows
+    np.testing.assert_array_equal(to_matrix(linear, slim), slim.T[None])

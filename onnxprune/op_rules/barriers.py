@@ -54,9 +54,9 @@ _FUSED = {
     EXPERTS: "MoE",
     PLACES: "CDist DynamicTimeWarping IsAllFinite SampleOp Unique",
     "transforms its axis": "ComplexMul ComplexMulConj Irfft Rfft",
-    OWN: "BiasSplitGelu BifurcationDetector ConvTransposeWithDynamicPads EPContext FusedMatMul "
+    OWN: "BiasSplitGelu BifurcationDetector ConvTransposeWithDynamicPads EPContext "
     "FusedMatMulActivation GemmFastGelu MaxpoolWithMask NhwcConv NhwcFusedConv Snpe SparseToDenseMatMul TorchEmbedding "
-    "TransposeMatMul UnfoldTensor",
+    "UnfoldTensor",
 }
 
 BARRIERS: dict[tuple[str, str], str] = {

@@ -5,6 +5,7 @@ from dataclasses import replace
 from onnxprune.labels import Label, apart_from, atoms_of, on
 from onnxprune.op_rules.facts import Fact, Facts, Linear, Out, Param, Tie
 from onnxprune.op_rules.linear import convolution, gemm
+from onnxprune.op_rules.matmul import matrices
 from onnxprune.op_rules.registry import Op, fix, rule
 
 DOMAIN = "com.microsoft"
@@ -36,8 +37,18 @@ def fused_gemm(op: Op) -> Facts:
     yield from (_not_linear(fact) for fact in gemm(op))
 
 
+@rule("FusedMatMul", "TransposeMatMul", domain=DOMAIN)
+def fused_matmul(op: Op) -> Facts:
+    """A MatMul, the last two axes of either side turned, times a number."""
+    if op.attr("transBatchA", 0) or op.attr("transBatchB", 0):
+        yield from fix((*op.labels(0), *op.labels(1)), f"{op.node.op_type} turns its batch axes")
+        return
+    turned = bool(op.attr("transA", 0)), bool(op.attr("transB", 0))
+    yield from (_not_linear(fact) for fact in matrices(op, turned))
+
+
 def _not_linear(fact: Fact) -> Fact:
-    """What follows an activation is not to be solved for."""
+    """What follows an activation or a scale is not to be solved for."""
     return replace(fact, refit=False) if isinstance(fact, Linear) else fact
 
 

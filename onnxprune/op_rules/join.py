@@ -7,7 +7,7 @@ import numpy as np
 
 from onnxprune.labels import WHOLE, Atoms, Label, Labels, apart_from, on, touching
 from onnxprune.op_rules.facts import Facts, Fixed, Out, Param, Size, Tie
-from onnxprune.op_rules.registry import Op, any_label, cut, fix, follows, rule, stays_whole
+from onnxprune.op_rules.registry import Op, any_label, cut, fix, follows, rule
 
 
 @rule("Concat")
@@ -61,24 +61,22 @@ def _tied_across(op: Op, indices: list[int], label: Label) -> Facts:
 def split(op: Op) -> Facts:
     """Each output takes its piece of the atoms, and the sizes follow."""
     axis = op.attr("axis", 0) % len(op.shape())
-    factored = tuple(x for x in touching(op.labels(), [axis]) if len(x.axes) > 1)
-    yield from (stays_whole(label, axis) for label in factored)
-    others = apart_from(op.labels(), [axis])
+    own, others = touching(op.labels(), [axis]), apart_from(op.labels(), [axis])
     sizes = tuple(op.out_shape(i)[axis] for i in range(len(op.node.outputs)))
     bounds = np.cumsum((0, *sizes))
     for index, (start, end) in enumerate(pairwise(bounds)):
-        piece = op.atoms(axis)[start:end]
-        parts = (cut(label, axis, slice(start, end)) for label in factored)
-        yield Out(index, (*on(axis, piece), *parts, *others))
-        if np.any(piece != WHOLE):
-            yield from _split_size(op, index, Label((axis,), piece), sizes)
+        parts = tuple(cut(label, axis, slice(start, end)) for label in own)
+        parts = tuple(part for part in parts if np.any(part.atoms != WHOLE))
+        yield Out(index, (*parts, *others))
+        for part in parts:
+            yield from _split_size(op, index, part, part.axes.index(axis), sizes)
 
 
-def _split_size(op: Op, element: int, label: Label, sizes: tuple[int, ...]) -> Facts:
+def _split_size(op: Op, element: int, label: Label, axis: int, sizes: tuple[int, ...]) -> Facts:
     if op.has(1):
-        yield from follows(op, 1, element, label)
+        yield from follows(op, 1, element, label, axis)
     else:
-        yield Size(op.node, 1 if op.opset >= 13 else "split", element, label, current=sizes)
+        yield Size(op.node, 1 if op.opset >= 13 else "split", element, label, axis, current=sizes)
 
 
 @rule("Slice")
@@ -95,10 +93,7 @@ def slice_(op: Op) -> Facts:
             yield Fixed(label.atoms, "Slice takes every n-th of its positions")
             continue
         for element, (axis, start, end, _) in here:
-            if len(label.axes) > 1:
-                yield stays_whole(label, axis)
-            else:
-                yield from _moved_bounds(op, element, label)
+            yield from _moved_bounds(op, element, label, label.axes.index(axis))
             label = cut(label, axis, slice(start, end))
         if np.any(label.atoms != WHOLE):
             labels.append(label)
@@ -125,9 +120,9 @@ def _bounds(op: Op) -> list[Bound] | None:
     return [(a % rank, s, e, t) for a, s, e, t in zip(axes, columns[0], columns[1], steps, strict=True)]
 
 
-def _moved_bounds(op: Op, element: int, label: Label) -> Facts:
-    """A bound counts positions: its new value counts those before it that stay."""
-    width = label.atoms.size
+def _moved_bounds(op: Op, element: int, label: Label, axis: int) -> Facts:
+    """A bound counts positions along one of a label's axes: its new value counts those before it that stay."""
+    width = label.atoms.shape[axis]
     for index, name in ((1, "starts"), (2, "ends")):
         numbers = op.ints(index) if op.has(1) else np.asarray(op.attr(name))
         assert numbers is not None
@@ -136,9 +131,9 @@ def _moved_bounds(op: Op, element: int, label: Label) -> Facts:
             continue  # a bound at or past an end stays there
         before = max(0, min(width, bound if bound > 0 else width + bound))
         if op.has(1):
-            yield from follows(op, index, element, label, upto=before)
+            yield from follows(op, index, element, label, axis, before)
         else:
-            yield Size(op.node, name, element, label, upto=before)
+            yield Size(op.node, name, element, label, axis, before)
 
 
 def _constant(op: Op, index: int) -> bool:

@@ -1,6 +1,6 @@
-"""Rules of the layers that multiply by a weight: Conv, ConvTranspose, Gemm, MatMul."""
+"""Rules of the layers that multiply by a weight: Conv, ConvTranspose, Gemm."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.graph import Array
-from onnxprune.labels import Atoms, Label, apart_from, atoms_of, on, touching
-from onnxprune.op_rules.facts import Balanced, Facts, Fixed, Kind, Linear, Out, Param, Product, Size, Summed, Tie
-from onnxprune.op_rules.registry import Op, fix, hold, line, rule, stays_whole, without
+from onnxprune.labels import Atoms, Label, apart_from, on
+from onnxprune.op_rules.facts import Balanced, Facts, Fixed, Kind, Linear, Out, Param, Size
+from onnxprune.op_rules.registry import Op, fix, rule
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,10 +164,11 @@ def multiply(op: Op, places: Places) -> Facts:
     yield Param(places.weight, Label((reads_weight,), inner), True, places.nothing)
     yield Param(places.weight, Label((writes_weight,), outer))
     yield from per_output(op, places, outer)
-    yield _dense(op, places, "gemm", 0, inner, outer)
+    yield dense(op, places, "gemm", 0, inner, outer)
 
 
-def _dense(op: Op, places: Places, kind: Kind, x: int, inner: Atoms, outer: Atoms) -> Linear:
+def dense(op: Op, places: Places, kind: Kind, x: int, inner: Atoms, outer: Atoms) -> Linear:
+    """A layer of one matrix; `x` is the place of the other operand."""
     rows = prod(op.out_shape()) // outer.size
     values = op.input(x), op.input(places.weight), _bias(op, places), op.node.outputs[0]
     blocks = inner[None], outer[None]
@@ -178,113 +179,3 @@ def _refittable(op: Op, kind: Kind) -> bool:
     """Whether the layer is plainly X Wᵀ + b, with rows of X in its last axis."""
     plain = op.attr("alpha", 1.0) == 1.0 and op.attr("beta", 1.0) == 1.0 and not op.attr("transA", 0)
     return plain and kind != "left_matmul"
-
-
-@rule("MatMul")
-def matmul(op: Op) -> Facts:
-    """A weight on the right makes new columns, one on the left new rows; two activations tie what they share."""
-    if op.constant(0) or op.constant(1):
-        weight, x = (1, 0) if op.constant(1) else (0, 1)
-        yield from weighted(op, Places(weight, None), x)
-    else:
-        yield from product(op, (0, 1))
-
-
-def weighted(op: Op, places: Places, x: int) -> Facts:
-    """A MatMul by a constant matrix; `x` is the other operand's place, left of the weight or right of it."""
-    weight, rank = places.weight, len(op.shape(x))
-    if len(op.shape(weight)) != 2 or rank < 2:
-        yield from fix(op.labels(x), f"{op.node.op_type} by a stack of matrices, or of a vector")
-        return
-    kind: Kind = "matmul" if x < weight else "left_matmul"
-    reads, summed = (rank - 1, 0) if x < weight else (rank - 2, 1)
-    straddling = tuple(label for label in touching(op.labels(x), [reads]) if len(label.axes) > 1)
-    yield from fix(straddling, "its channels are split over axes")
-    inner = atoms_of(op.labels(x), reads, op.shape(x)[reads])
-    outer = op.fresh(op.out_shape()[reads])
-    yield Out(0, (*apart_from(op.labels(x), [reads]), *on(reads, outer)))
-    yield Param(weight, Label((summed,), inner), True, places.nothing)
-    yield Param(weight, Label((1 - summed,), outer))
-    yield from per_output(op, places, outer)
-    yield _dense(op, places, kind, x, inner, outer)
-
-
-def product(op: Op, operands: tuple[int, int], zeros: tuple[int | None, int | None] = (None, None)) -> Facts:
-    """Both sides lose the summed positions together; rows of A and columns of B pass through, and batch axes agree.
-
-    What lies on a batch axis alone afterwards (the head of a score) stands for all that lay there before.
-    """
-    if min(len(op.shape(index)) for index in operands) < 2:
-        yield from fix(op.labels(operands[0]) + op.labels(operands[1]), f"{op.node.op_type} with a vector")
-        return
-    sides = [[x.moved(len(op.out_shape()) - len(op.shape(i))) for x in op.labels(i)] for i in operands]
-    rank = len(op.out_shape())
-    summed: list[Label | None] = [None, None]
-    passing: list[Label] = []
-    batch: dict[int, list[Atoms]] = {}
-    for side, (inner, kept) in enumerate(((rank - 1, rank - 2), (rank - 2, rank - 1))):
-        for label in sides[side]:
-            plain, ties = _one_batch_axis(label, rank)
-            yield from ties
-            matrix = [axis for axis in plain.axes if axis >= rank - 2]
-            if len(matrix) > 1:
-                yield Fixed(label.atoms, "it lies on both axes of a matrix")
-                continue
-            for axis in (a for a in plain.axes if a < rank - 2):
-                atoms, facts = line(op, plain, axis)
-                yield from facts
-                batch.setdefault(axis, []).append(atoms)
-            if matrix == [inner]:
-                summed[side] = plain
-            elif matrix == [kept]:
-                passing.append(plain)
-            yield from _batch_on_the_other_side(op, operands[1 - side], sides[1 - side], plain)
-    yield from _summed(op, summed, operands, zeros)
-    for together in batch.values():
-        yield from (Tie(together[0], atoms) for atoms in together[1:])
-    yield Product(op.node, prod(op.out_shape()) * op.shape(operands[0])[-1], _counted(op, summed, passing))
-    covered = {axis for label in passing for axis in label.axes}
-    yield Out(0, (*passing, *(Label((a,), atoms[0]) for a, atoms in batch.items() if a not in covered)))
-
-
-def _one_batch_axis(label: Label, rank: int) -> tuple[Label, list[Tie]]:
-    """Hold a label on all of its batch axes but the longest."""
-    batch = [axis for axis in label.axes if axis < rank - 2]
-    held = sorted(batch, key=lambda axis: label.atoms.shape[label.axes.index(axis)])[:-1]
-    ties = [stays_whole(label, axis) for axis in held]
-    return without((label,), held)[0], ties
-
-
-def _batch_on_the_other_side(op: Op, index: int, labels: Sequence[Label], label: Label) -> Facts:
-    """A batch axis goes from both sides or is broadcast."""
-    rank, shape = len(op.out_shape()), op.shape(index)
-    for axis in (a for a in label.axes if a < rank - 2):
-        own = axis - (rank - len(shape))
-        if own >= 0 and shape[own] != 1 and not any(axis in other.axes for other in labels):
-            reason = f"{op.node.op_type} joins it with {op.input(index).name!r}, which has no prunable channels"
-            yield from hold((label,), [axis], reason)
-
-
-def _summed(
-    op: Op, summed: Sequence[Label | None], operands: tuple[int, int], zeros: tuple[int | None, int | None]
-) -> Facts:
-    """The summed positions of both sides go together, in all lines of a batch axis that one side alone has."""
-    rank = len(op.out_shape())
-    for index, zero, label in zip(operands, zeros, summed, strict=True):
-        if label is not None:
-            yield Summed(index, label.moved(len(op.shape(index)) - rank), zero)
-    first, second = summed
-    if first is not None and second is not None:
-        if len(first.axes) == len(second.axes) > 1 and first.axes[0] != second.axes[0]:
-            yield from fix((first, second), "MatMul joins channels that are split over different axes")
-        else:
-            yield Tie(*np.broadcast_arrays(first.atoms, second.atoms))
-    for label in (first or second,) if first is None or second is None else ():
-        if label is not None:
-            yield from hold((label,), [a for a in label.axes if a >= rank - 2], "MatMul sums it against all positions")
-
-
-def _counted(op: Op, summed: Sequence[Label | None], passing: Sequence[Label]) -> Label | None:
-    """What the multiply–adds are in proportion to: the label with most positions."""
-    found = [label for label in (*summed, *passing) if label is not None]
-    return max(found, key=lambda label: label.atoms.size, default=None)

@@ -45,9 +45,9 @@ class Part:
         """How much of these axes counts; every line of them that counts at all has as much."""
         return float(np.broadcast_to(self.mask, self.shape).mean(axis=tuple(axes)).max())
 
-    def replace_by(self, result: ir.Value) -> None:
-        """Let every reader of the node's first output read this instead."""
-        old = self.node.outputs[0]
+    def replace_by(self, result: ir.Value, index: int = 0) -> None:
+        """Let every reader of one of the node's outputs read this instead."""
+        old = self.node.outputs[index]
         old.replace_all_uses_with(result, replace_graph_outputs=True)
         old.name, result.name = result.name, old.name
 
@@ -56,6 +56,7 @@ class Part:
         return add_constant(self.graph, name, array if dtype is None else array.astype(dtype.numpy()), dtype)
 
 
+WITHOUT_MEAN = ("RMSNormalization", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization")
 Reference = Callable[[Part], None]
 PARTS: dict[str, Reference] = {}
 
@@ -90,11 +91,32 @@ def _axes(over: Part) -> list[int]:
 def layer_norm(over: Part) -> None:
     """(x − mean) / √(variance + ε) · scale + bias; without the mean where the operator takes none off."""
     attributes, rank = over.node.attributes, len(over.shape)
-    axes = range(attributes.get_int("axis", -1) % rank, rank)
-    x, scale, *bias = over.node.inputs
-    assert x is not None and scale is not None
-    centred = over.emit("Sub", x, over.mean(x, axes)) if over.node.op_type == "LayerNormalization" else x
-    epsilon = np.asarray(attributes.get_float("epsilon", 1e-5))
-    variance = over.emit("Add", over.mean(over.emit("Mul", centred, centred), axes), epsilon)
-    result = over.emit("Mul", over.emit("Div", centred, over.emit("Sqrt", variance)), scale)
-    over.replace_by(over.emit("Add", result, bias[0]) if bias and bias[0] is not None else result)
+    x, *vectors = over.node.inputs
+    assert x is not None
+    epsilon = attributes.get_float("epsilon", 1e-5)
+    over.replace_by(_normal(over, x, range(attributes.get_int("axis", -1) % rank, rank), epsilon, *vectors))
+
+
+@part("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
+def skip_layer_norm(over: Part) -> None:
+    """The sum of input, skip and bias, normalised over its last axis; the sum itself is the last output."""
+    x, skip, scale, *more = over.node.inputs
+    assert x is not None and skip is not None
+    shift = more.pop(0) if more and over.node.op_type == "SkipLayerNormalization" else None
+    total = over.emit("Add", x, skip)
+    for bias in (vector for vector in more if vector is not None):
+        total = over.emit("Add", total, bias)
+    epsilon = over.node.attributes.get_float("epsilon", 1e-12)
+    over.replace_by(_normal(over, total, [len(over.shape) - 1], epsilon, scale, shift))
+    if len(over.node.outputs) > 3:
+        over.replace_by(total, 3)
+
+
+def _normal(over: Part, x: ir.Value, axes: Sequence[int], epsilon: float, *vectors: ir.Value | None) -> ir.Value:
+    """What is normalised over some axes, times the first vector, plus the second."""
+    centred = x if over.node.op_type in WITHOUT_MEAN else over.emit("Sub", x, over.mean(x, axes))
+    variance = over.emit("Add", over.mean(over.emit("Mul", centred, centred), axes), np.asarray(epsilon))
+    result = over.emit("Div", centred, over.emit("Sqrt", variance))
+    for op_type, vector in zip(("Mul", "Add"), vectors, strict=False):
+        result = over.emit(op_type, result, vector) if vector is not None else result
+    return result

@@ -6,7 +6,8 @@ import numpy as np
 
 from onnxprune.graph import Array
 from onnxprune.op_rules.facts import Facts, Summed
-from onnxprune.op_rules.linear import Places, convolve, multiply, product, weighted
+from onnxprune.op_rules.linear import Places, convolve, multiply
+from onnxprune.op_rules.matmul import product, sides, weighted
 from onnxprune.op_rules.registry import Op, fix, rule
 
 CONTRIB = "com.microsoft"
@@ -103,7 +104,7 @@ def _matmul(op: Op, left: int, right: int, left_zero: int, places: Places) -> Fa
     plain = all(not op.has(zero) or op.shape(zero) in ((), (1,)) for zero in zeros)
     if op.constant(right) and _settled(op, zeros[1]) and not op.constant(left):
         yield from weighted(op, places, left)
-    elif not op.constant(left) and not op.constant(right) and plain:
-        yield from product(op, (left, right), zeros)
+    elif not op.constant(left) and not op.constant(right) and plain and min(map(len, map(op.shape, (left, right)))) > 1:
+        yield from product(sides(op, (left, right), zeros=zeros))
     else:
         yield from fix((*op.labels(left), *op.labels(right)), f"{op.node.op_type} has its weight on the left")

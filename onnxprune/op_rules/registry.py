@@ -139,12 +139,16 @@ def hold(labels: Labels, axes: Collection[int], reason: str) -> Facts:
             yield from (stays_whole(label, axis) for axis in held)
 
 
-def averaged(op: "Op", axes: Collection[int], reason: str) -> Facts:
-    """Hold what statistics are taken over, unless the user opened that: then they are of what stays."""
+def averaged(op: "Op", axes: Collection[int], reason: str, given: Labels | None = None) -> Facts:
+    """Hold what statistics are taken over, unless the user opened that: then they are of what stays.
+
+    `given` are the labels of what is summed up, if that is not the first input itself but has its shape.
+    """
+    labels = op.labels() if given is None else given
     if "normalised" in op.opened:
-        yield from (Part(label) for label in touching(op.labels(), axes))
+        yield from (Part(label) for label in touching(labels, axes))
     else:
-        yield from hold(op.labels(), axes, f"{reason} (--open normalised lets it go)")
+        yield from hold(labels, axes, f"{reason} (--open normalised lets it go)")
 
 
 def without(labels: Labels, axes: Collection[int]) -> Labels:
