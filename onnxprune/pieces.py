@@ -78,21 +78,18 @@ def _in_pieces(
     large: bool,
 ) -> dict[str, Array]:
     """The outputs, and the shapes of what is `asked` for."""
-    model = model.clone()
-    values = values_by_name(model)
     here: dict[str, Array] = {**feeds}
     shapes_found: dict[str, Array] = {}
     for piece in _pieces(model, outputs, asked, {*tensors, *feeds}, large):
-        own = _asked(part(model, piece.nodes, piece.inputs, piece.outputs), piece.asked)
+        given = {name: here[name] for name in piece.inputs}
+        own = _asked(part(model, piece.nodes, given, piece.outputs), piece.asked)
         session = open_own(own, optimise=optimise and large, lent=large)
         # Copies: what the runtime lends keeps the session alive, and all its weights.
-        found = {name: np.array(array) for name, array in run(session, {n: here[n] for n in piece.inputs}).items()}
+        found = {name: np.array(array) for name, array in run(session, given).items()}
         del session
         for value in piece.constants:
             release(value.const_value)
         shapes_found |= {name: found.pop(name) for name in map(_shape_name, piece.asked)}
-        for name, array in found.items():
-            values[name].type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
         here = {name: array for name, array in (here | found).items() if name in piece.later}
     return here | shapes_found
 

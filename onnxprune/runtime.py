@@ -182,24 +182,33 @@ def subgraph(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> 
     return _bounded(model, graph)
 
 
-def part(model: ir.Model, nodes: Sequence[ir.Node], inputs: Sequence[str], outputs: Sequence[str]) -> ir.Model:
-    """Cut out these nodes of the graph, which lie in its order, as `subgraph` does; the rest is not looked at.
+def part(
+    model: ir.Model, nodes: Sequence[ir.Node], given: Mapping[str, np.ndarray], outputs: Sequence[str]
+) -> ir.Model:
+    """Cut out these nodes of the graph, which lie in its order, to be run on what is `given`.
 
-    Raises BadInput where an input has no dtype.
+    Without the sizes of its inputs the runtime searches long for memory to use again.
     """
     made = {value.name: value for node in nodes for value in node.outputs}
     reads = (value for node in nodes for value in (*node.inputs, *captured_values(node)) if value is not None)
     read = {value.name: value for value in reads if value.graph is model.graph}
     constants = [value for value in read.values() if value.is_initializer()]
     view = ir.GraphView(
-        [read[name] for name in inputs],
+        [read[name] for name in given],
         [made[name] for name in outputs],
         nodes=nodes,
         initializers=constants,
         opset_imports=model.graph.opset_imports,
         name=model.graph.name,
     )
-    return _bounded(model, view.clone())
+    graph = view.clone()
+    for value in graph.inputs:
+        dtype = given[value.name or ""].dtype
+        value.type = ir.TensorType(ir.DataType.STRING if dtype.kind in "OUS" else ir.DataType.from_numpy(dtype))
+    bounded = _bounded(model, graph)
+    for value in graph.inputs:
+        value.shape = ir.Shape(given[value.name or ""].shape)
+    return bounded
 
 
 def _bounded(model: ir.Model, graph: ir.Graph) -> ir.Model:
