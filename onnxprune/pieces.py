@@ -44,7 +44,8 @@ def compute(
     Raises BadInput where onnxruntime cannot load or run the model, or a name is unknown.
     """
     if not (large := tensor_bytes(model) > LARGE) and len(outputs) <= MANY and len(model.graph) <= LONG:
-        if list(outputs) == [value.name for value in model.graph.outputs]:
+        whole_graph = list(outputs) == [value.name for value in model.graph.outputs]
+        if whole_graph and feeds.keys() <= {value.name for value in model.graph.inputs}:
             return run(open_session(model, optimise=optimise), feeds)
         return run(open_session(model, inputs=list(feeds), outputs=outputs, optimise=optimise), feeds)
     values = values_by_name(model)

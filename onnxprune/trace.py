@@ -3,8 +3,8 @@
 Declared shapes can be false, and a shape computed at run time is known only there.
 """
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -202,10 +202,36 @@ def _seen(model: ir.Model, feeds: Feeds) -> tuple[dict[str, Shape], dict[str, np
     shapes = dict(_computed_shapes(model, feeds))
     shapes |= {name: tuple(array.shape) for name, array in feeds.items()}
     short = [name for name, shape in shapes.items() if len(shape) <= 1 and np.prod(shape) <= LONGEST_SHAPE]
-    short = [name for name in short if name not in feeds]
-    values = compute(model, feeds, short, shapes.keys()) if short else {}
+    sizes = _read_sizes(model, shapes)
+    short = [name for name in short if name not in feeds and name not in sizes]
+    with _typed(model, sizes):
+        values = compute(model, {**feeds, **sizes}, short, shapes.keys()) if short else {}
     kinds = (np.integer, np.bool_)
-    return shapes, {n: v.reshape(-1) for n, v in values.items() if issubclass(v.dtype.type, kinds)}
+    return shapes, sizes | {n: v.reshape(-1) for n, v in values.items() if issubclass(v.dtype.type, kinds)}
+
+
+def _read_sizes(model: ir.Model, shapes: Mapping[str, Shape]) -> dict[str, npt.NDArray[np.integer]]:
+    """What the Shape nodes give, which is known by now: what is computed from it needs no activation any more."""
+    found: dict[str, npt.NDArray[np.integer]] = {}
+    for node in model.graph:
+        source = node.inputs[0] if node.op_type == "Shape" else None
+        name = source.name or "" if source is not None else ""
+        if name in shapes and not node.outputs[0].is_graph_output():
+            start, end = (node.attributes.get(key) for key in ("start", "end"))
+            where = slice(0 if start is None else start.as_int(), None if end is None else end.as_int())
+            found[node.outputs[0].name or ""] = np.array(shapes[name][where], np.int64)
+    return found
+
+
+@contextmanager
+def _typed(model: ir.Model, sizes: Collection[str]) -> Iterator[None]:
+    """Types on the outputs of Shape nodes, as inputs of a cut need them; taken off again, for they would be written."""
+    bare = [v for node in model.graph for v in node.outputs if v.name in sizes and v.type is None]
+    for value in bare:
+        value.type = ir.TensorType(ir.DataType.INT64)
+    yield
+    for value in bare:
+        value.type = None
 
 
 def _computed_shapes(model: ir.Model, feeds: Feeds) -> Mapping[str, Shape]:
