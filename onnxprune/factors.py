@@ -78,7 +78,7 @@ class _Search:
                 tried = [(line, _with(edges, self._edges(line))) for line in self._axes(number, covered)]
                 if not tried:
                     return None
-                line, edges = max(tried, key=lambda one: _blocks(one[1])[2])
+                line, edges = max(tried, key=lambda one: _count(one[1])) if len(tried) > 1 else tried[0]
                 chosen[number] = line[1]
                 new = self._units(line) - covered
                 covered |= new
@@ -110,6 +110,21 @@ def _with(edges: Edges, more: Edges) -> Edges:
 
 def _blocks(edges: Edges) -> tuple[Atoms, Atoms, int]:
     """The units, the block of each (`WHOLE` where something in it stays), and how many blocks there are."""
+    units, own = _components(edges)
+    kept, first = np.unique(own[own != WHOLE], return_index=True)
+    number = np.argsort(np.argsort(first))  # by the first unit
+    inside = np.searchsorted(kept, own).clip(0, max(kept.size - 1, 0))
+    return units, np.where(own == WHOLE, WHOLE, number[inside]) if kept.size else own, kept.size
+
+
+def _count(edges: Edges) -> int:
+    """How many blocks there are."""
+    own = _components(edges)[1]
+    return np.unique(own[own != WHOLE]).size
+
+
+def _components(edges: Edges) -> tuple[Atoms, Atoms]:
+    """The units, and a number for each that it shares with all that goes with it, `WHOLE` where something stays."""
     nodes, index = np.unique(np.concatenate(edges), return_inverse=True)
     left, right = np.split(index.reshape(-1), 2)
     graph = coo_array((np.ones(left.size, np.bool_), (left, right)), shape=(nodes.size, nodes.size))
@@ -117,7 +132,4 @@ def _blocks(edges: Edges) -> tuple[Atoms, Atoms, int]:
     units, own = nodes[nodes >= 0], component[nodes >= 0]
     if WHOLE in nodes:
         own = np.where(own == component[nodes == WHOLE][0], WHOLE, own)
-    kept, first = np.unique(own[own != WHOLE], return_index=True)
-    number = np.argsort(np.argsort(first))  # by the first unit
-    inside = np.searchsorted(kept, own).clip(0, max(kept.size - 1, 0))
-    return units, np.where(own == WHOLE, WHOLE, number[inside]) if kept.size else own, kept.size
+    return units, own
