@@ -13,6 +13,8 @@ import onnx_ir as ir
 from onnxprune.graph import STATE, Array, add_constant, array_of, every_node
 
 STATES = (5, 6)
+ONE_MORE = [0, 0, 0, 0, 0, 1]
+"""Padding of a state (directions, batch, units) that adds one unit of zeros at the end."""
 
 
 def add_state_products(model: ir.Model, layers: Collection[str], readers: Collection[str]) -> ir.Model:
@@ -75,10 +77,7 @@ def _product(model: ir.Model, node: ir.Node, value: ir.Value, what: str, width: 
 
 
 def settle_products(model: ir.Model) -> ir.Model:
-    """The model without the products whose layer kept every unit; the others become a choice by index.
-
-    Before opset 11 they stay products.
-    """
+    """The model without the products whose layer kept every unit; the others become a choice by index."""
     model = model.clone()
     for node in [node for node in every_node(model) if STATE in node.meta]:
         eye, width = node.inputs[1], node.meta[STATE]
@@ -86,7 +85,7 @@ def settle_products(model: ir.Model) -> ir.Model:
         array = array_of(eye)
         if array.shape == (width, width):
             _replace(node, node.inputs[0])
-        elif model.opset_imports.get("", 1) >= 11:
+        else:
             _replace(node, _picked(model, node, array) if array.shape[0] == width else _placed(model, node, array))
         if not eye.uses():
             del model.graph.initializers[eye.name or ""]
@@ -101,8 +100,11 @@ def _picked(model: ir.Model, node: ir.Node, selection: Array) -> ir.Value:
 def _placed(model: ir.Model, node: ir.Node, selection: Array) -> ir.Value:
     """For each place of the state the unit that stays, or one of zeros behind them."""
     kept = len(selection)
-    pads = add_constant(model.graph, f"{node.name}.pads", np.array([0, 0, 0, 0, 0, 1], np.int64))
-    padded = ir.node("Pad", [node.inputs[0], pads], name=f"{node.name}.padded")
+    if model.opset_imports.get("", 1) < 11:
+        padded = ir.node("Pad", [node.inputs[0]], {"pads": ONE_MORE}, name=f"{node.name}.padded")
+    else:
+        pads = add_constant(model.graph, f"{node.name}.pads", np.array(ONE_MORE, np.int64))
+        padded = ir.node("Pad", [node.inputs[0], pads], name=f"{node.name}.padded")
     padded.outputs[0].name = f"{node.name}.padded:0"
     assert node.graph is not None
     node.graph.insert_before(node, padded)
@@ -111,7 +113,7 @@ def _placed(model: ir.Model, node: ir.Node, selection: Array) -> ir.Value:
 
 def _gathered(model: ir.Model, node: ir.Node, source: ir.Value | None, indices: Array) -> ir.Value:
     chosen = add_constant(model.graph, f"{node.name}.chosen", indices.astype(np.int64))
-    gather = ir.node("Gather", [source, chosen], {"axis": -1}, name=f"{node.name}.gather")
+    gather = ir.node("Gather", [source, chosen], {"axis": 2}, name=f"{node.name}.gather")
     gather.outputs[0].name = f"{node.name}.gather:0"
     assert node.graph is not None
     node.graph.insert_before(node, gather)

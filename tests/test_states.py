@@ -50,6 +50,15 @@ def test_the_layer_loses_units_and_the_states_keep_their_size() -> None:
     assert [n.op_type for n in result.model.graph.node].count("MatMul") == 2  # those of the model
 
 
+def test_before_opset_11_units_are_chosen_by_index_too() -> None:
+    old = model_from_text(SIGNATURE, BODY.replace("Squeeze (s, one)", "Squeeze <axes=[1]> (s)"), WEIGHTS, opset=10)
+    result = compress(old, method="magnitude", rebuild="none", ratio=0.5, align=1, measure=False, samples=8)
+    assert [n.op_type for n in result.model.graph.node].count("MatMul") == 2
+    found = run(result.model, feeds(4))
+    assert found["hn"].shape == (1, 2, 8)
+    assert np.count_nonzero(found["hn"][0, 0]) == 4
+
+
 def test_step_by_step_it_computes_what_a_layer_of_the_kept_units_does() -> None:
     """The oracle: the same network written small by hand, run on the whole sequence at once."""
     result = halved()
