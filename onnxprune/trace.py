@@ -229,9 +229,11 @@ def _typed(model: ir.Model, sizes: Collection[str]) -> Iterator[None]:
     bare = [v for node in model.graph for v in node.outputs if v.name in sizes and v.type is None]
     for value in bare:
         value.type = ir.TensorType(ir.DataType.INT64)
-    yield
-    for value in bare:
-        value.type = None
+    try:
+        yield
+    finally:
+        for value in bare:
+            value.type = None
 
 
 def _computed_shapes(model: ir.Model, feeds: Feeds) -> Mapping[str, Shape]:

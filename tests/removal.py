@@ -1,6 +1,6 @@
 """Drive a small model through the analysis, draw removals that respect the rows, and compare with both oracles."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,14 +42,17 @@ class Case:
         return {closed.name: closed.reason for closed in self.analysis.closed}
 
 
-def analysed(model: onnx.ModelProto, folded: bool = False, batch: int = 2) -> Case:
-    """Normalise, trace and analyse; `folded`: as a run rewrites it, BatchNorm folded and every layer with a bias."""
+def analysed(model: onnx.ModelProto, folded: bool = False, batch: int = 2, opened: Collection[str] = ()) -> Case:
+    """Normalise, trace and analyse; `folded`: as a run rewrites it, BatchNorm folded and every layer with a bias.
+
+    `opened` is what `--open` names.
+    """
     inputs = feeds(model, seed=1, batch=batch)
     normal = normalise(load(model).model)
     if folded:
         layers = [node.name or "" for node in normal.graph if node.op_type in LAYERS]
         normal = add_bias(fold_batchnorm(normal, layers), layers)
-    return Case(analyse(normal, trace(normal, inputs)), inputs)
+    return Case(analyse(normal, trace(normal, inputs), opened), inputs)
 
 
 def some_of(group: Group, rng: np.random.Generator) -> list[int]:

@@ -6,17 +6,12 @@ import pytest
 from dense_mask import max_relative_difference, run
 from graph_text import Weights, model_from_text
 from op_case import facts_of, fixed, outs, params, ties
-from removal import CLOSE, Case, analysed, check_every_removal, proto, removals
-from topologies import feeds
+from removal import CLOSE, analysed, check_every_removal, proto, removals
 
-from onnxprune.dependency import analyse
-from onnxprune.model_io import load
 from onnxprune.op_rules.facts import Fixed
-from onnxprune.passes.normalise import normalise
 from onnxprune.passes.remove import remove
 from onnxprune.passes.scatter import scatter
 from onnxprune.pipeline import compress
-from onnxprune.trace import trace
 
 MS = "com.microsoft."
 CHANNELS: Weights = {"g": (12,), "b": (12,), "c": (12,), "s": (7, 12)}
@@ -41,12 +36,6 @@ def model(skip: str) -> onnx.ModelProto:
     return model_from_text("(float[2,7,5] x) => (float[2,7,3] y)", body, weights)
 
 
-def opened(proto: onnx.ModelProto, *names: str) -> Case:
-    inputs = feeds(proto, seed=1)
-    normal = normalise(load(proto).model)
-    return Case(analyse(normal, trace(normal, inputs), names), inputs)
-
-
 @pytest.mark.parametrize("skip", SKIPS)
 def test_a_fused_norm_closes_its_stream_with_the_way_to_open_it(skip: str) -> None:
     case = analysed(model(SKIPS[skip]))
@@ -57,7 +46,7 @@ def test_a_fused_norm_closes_its_stream_with_the_way_to_open_it(skip: str) -> No
 
 @pytest.mark.parametrize("skip", SKIPS)
 def test_an_opened_fused_norm_is_one_over_the_channels_that_stay(skip: str) -> None:
-    case = opened(model(SKIPS[skip]), "normalised")
+    case = analysed(model(SKIPS[skip]), opened=["normalised"])
     assert case.widths() == {"MatMul:h": 12, "MatMul:f": 20}
     for removed in removals(case.analysis.groups, seed=3):
         keep = case.analysis.keep_without(removed)
@@ -68,7 +57,7 @@ def test_an_opened_fused_norm_is_one_over_the_channels_that_stay(skip: str) -> N
 
 @pytest.mark.parametrize("skip", ["with a bias", "root mean square with a bias"])
 def test_what_is_written_normalises_the_sum_over_the_channels_that_stay(skip: str) -> None:
-    case = opened(model(SKIPS[skip]), "normalised")
+    case = analysed(model(SKIPS[skip]), opened=["normalised"])
     stays = np.array([0, 2, 3, 7, 11])
     keep = case.analysis.keep_without({"MatMul:h": sorted(set(range(12)) - set(stays.tolist()))})
     found = run(proto(remove(case.analysis, keep)), case.inputs)["y"]

@@ -5,16 +5,11 @@ import onnx
 import pytest
 from dense_mask import max_relative_difference, run
 from graph_text import Weights, model_from_text
-from removal import CLOSE, Case, proto, removals
-from topologies import feeds
+from removal import CLOSE, analysed, proto, removals
 
-from onnxprune.dependency import analyse
-from onnxprune.model_io import load
-from onnxprune.passes.normalise import normalise
 from onnxprune.passes.remove import remove
 from onnxprune.passes.scatter import scatter
 from onnxprune.pipeline import compress
-from onnxprune.trace import trace
 
 WEIGHTS: Weights = {"e_w": (5, 12), "g": (12,), "b": (12,), "f_w": (12, 20), "u_w": (20, 12), "y_w": (12, 3)}
 NORMS = {
@@ -31,22 +26,16 @@ def stream(norm: str) -> onnx.ModelProto:
     return model_from_text("(float[N,7,5] x) => (float[N,7,3] y)", f"{body} y = MatMul (z, y_w)", WEIGHTS | more)
 
 
-def opened(model: onnx.ModelProto, *names: str) -> Case:
-    inputs = feeds(model, seed=1)
-    normal = normalise(load(model).model)
-    return Case(analyse(normal, trace(normal, inputs), names), inputs)
-
-
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_normalised_stream_is_closed_with_the_way_to_open_it(norm: str) -> None:
-    case = opened(stream(norm))
+    case = analysed(stream(norm))
     assert case.widths() == {"MatMul:f": 20}
     assert "--open normalised" in case.reasons()["MatMul:h"]
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_an_opened_stream_loses_channels_and_the_wide_graph_normalises_over_the_rest(norm: str) -> None:
-    case = opened(stream(norm), "normalised")
+    case = analysed(stream(norm), opened=["normalised"])
     assert case.widths() == {"MatMul:h": 12, "MatMul:f": 20}
     for removed in removals(case.analysis.groups, seed=3):
         keep = case.analysis.keep_without(removed)
@@ -57,7 +46,7 @@ def test_an_opened_stream_loses_channels_and_the_wide_graph_normalises_over_the_
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_what_is_written_normalises_over_the_channels_that_stay(norm: str) -> None:
-    case = opened(stream(norm), "normalised")
+    case = analysed(stream(norm), opened=["normalised"])
     stays = np.array([0, 2, 3, 7, 11])
     keep = case.analysis.keep_without({"MatMul:h": sorted(set(range(12)) - set(stays.tolist()))})
     found = run(proto(remove(case.analysis, keep)), case.inputs)["y"]
