@@ -143,7 +143,7 @@ def cost_model(analysis: Analysis, original: ir.Model | None = None) -> CostMode
     """
     owner, batch = _owners(analysis), max(analysis.trace.batch, 1)
     macs: dict[ir.Value, float] = {}
-    for linear in analysis.linears:
+    for linear in (x for x in analysis.linears if x.node not in analysis.idle):
         macs[linear.weight] = macs.get(linear.weight, 0.0) + linear.macs / batch
     slots = analysis.param_slots()
     values = constants(analysis.model)
@@ -152,13 +152,14 @@ def cost_model(analysis: Analysis, original: ir.Model | None = None) -> CostMode
     labels = [{slot.label.axes: slot.label for slot in slots.get(value, [])} for value in values]
     rest = [_unlabelled(analysis.trace.shape(v), own) for v, own in zip(values, labels, strict=True)]
     weight_macs = [macs.get(value, 0.0) for value in values]
-    for product, along in _labelled_products(analysis):
+    products = [product for product in analysis.products if product.node not in analysis.idle]
+    for product, along in _labelled(products):
         labels.append({(0,): along})
         rest.append(1.0)
         weight_macs.append(product.macs / batch / along.atoms.size)
     most = max((len(own) for own in labels), default=0)
     by_rank = [[(t, list(own.values())[k]) for t, own in enumerate(labels) if len(own) > k] for k in range(most)]
-    fixed = sum(product.macs for product in analysis.products if product.label is None) / batch
+    fixed = sum(product.macs for product in products if product.label is None) / batch
     is_stored = np.arange(len(labels)) < stored
     chosen = {node.inputs[1] for node in every_node(analysis.model) if STATE in node.meta}  # written as indices
     is_stored[[t for t, value in enumerate(values) if value in chosen]] = False
@@ -174,9 +175,9 @@ def cost_model(analysis: Analysis, original: ir.Model | None = None) -> CostMode
     )
 
 
-def _labelled_products(analysis: Analysis) -> list[tuple[Product, Label]]:
+def _labelled(products: Sequence[Product]) -> list[tuple[Product, Label]]:
     """The products of activations whose size follows a label, which is laid out flat."""
-    found = [(product, product.label) for product in analysis.products]
+    found = [(product, product.label) for product in products]
     return [(product, Label((0,), label.atoms.reshape(-1))) for product, label in found if label is not None]
 
 
@@ -209,6 +210,7 @@ def runtime_cost(analysis: Analysis, block: int) -> RuntimeCost:
     """The padded cost of the plain convolutions; others (dense, grouped) are left out."""
     owner = _owners(analysis)
     plain = [x for x in analysis.linears if x.kind in ("conv", "conv_transpose") and x.groups == 1]
+    plain = [x for x in plain if x.node not in analysis.idle]
     inner, outer, scale = [], [], []
     for number, linear in enumerate(plain):
         channels = analysis.trace.shape(linear.x)[1]

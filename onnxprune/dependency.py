@@ -7,14 +7,16 @@ connected components, so no result depends on the order in which ties are met.
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxprune.branches import take_branches
 from onnxprune.constants import computed_constants
-from onnxprune.graph import bodies, callee, why_not_inlined
+from onnxprune.graph import bodies, callee, every_node, why_not_inlined
 from onnxprune.grouping import Closed, Group, Slot, group_units
 from onnxprune.labels import Atoms, Label, Labels
 from onnxprune.op_rules import RULES, Op
@@ -141,6 +143,21 @@ class Analysis:
     raw: tuple[Slot, ...]
     resolved: Units
 
+    @cached_property
+    def flat(self) -> ir.Model:
+        """The model with the branches in place that all calibration inputs take; the model itself where there is none.
+
+        Names of nodes and values are those of the model.
+        """
+        return take_branches(self.model, self.trace.taken) if self.trace.taken else self.model
+
+    @cached_property
+    def idle(self) -> frozenset[ir.Node]:
+        """The nodes in branches that no calibration input takes: an inference does not run them."""
+        ifs = [(node, _taken(node, self.trace)) for node in every_node(self.model)]
+        others = (body for node, own in ifs if own is not None for body in bodies(node) if body is not own)
+        return frozenset(node for body in others for node in body.all_nodes())
+
     def keep_all(self) -> Keep:
         """The choice that removes nothing."""
         return np.ones(self.units + 1, np.bool_)
@@ -228,14 +245,20 @@ class _Seen:
 def _enter_nodes(graph: ir.Graph, seen: _Seen, ledger: Ledger, body: bool = False) -> None:
     """File the facts of a graph's nodes, of each after those of the bodies in it.
 
-    What a layer in a body reads cannot be collected, so it cannot be solved again.
+    What a layer in a loop reads cannot be collected, so it cannot be solved again; the same in a branch not taken.
     """
     for node in graph:
         for inner in bodies(node):
-            _enter_nodes(inner, seen, ledger, body=True)
+            _enter_nodes(inner, seen, ledger, body or inner is not _taken(node, seen.trace))
         facts = () if all(value in seen.computed for value in node.outputs) else _facts(node, seen, ledger)
         for fact in facts:
             _enter(node, replace(fact, refit=False) if body and isinstance(fact, Linear) else fact, seen, ledger)
+
+
+def _taken(node: ir.Node, trace: Trace) -> ir.Graph | None:
+    """The branch that an If takes on all calibration inputs."""
+    name = trace.taken.get(node.name or "")
+    return node.attributes[name].as_graph() if name is not None else None
 
 
 def _enter(node: ir.Node, fact: Fact, seen: _Seen, ledger: Ledger) -> None:

@@ -39,20 +39,23 @@ def solvable(analysis: Analysis) -> list[Linear]:
     return [x for x in plain if stored(x.weight) is not None and (x.bias is None or stored(x.bias) is not None)]
 
 
-def layers_in_order(analysis: Analysis) -> tuple[list[Layer], dict[ir.Value, int]]:
-    """The solvable layers, front to back, and the wave after which each value of the graph is final."""
-    by_node = {linear.node: linear for linear in solvable(analysis)}
-    wave: dict[ir.Value, int] = {}
-    for node in analysis.model.graph:
+def layers_in_order(analysis: Analysis) -> tuple[list[Layer], dict[str, int]]:
+    """The solvable layers, front to back, and the wave after which each value, by name, is final.
+
+    Values in branches count where `analysis.flat` has them.
+    """
+    by_name = {linear.node.name or "": linear for linear in solvable(analysis)}
+    wave: dict[str, int] = {}
+    for node in analysis.flat.graph:
         inputs = [*(v for v in node.inputs if v is not None), *captured_values(node)]
-        ready = max((wave.get(v, 0) for v in inputs), default=0) + (node in by_node)
-        wave.update(dict.fromkeys(node.outputs, ready))
-    layers = [_layer(linear, wave, analysis.trace) for linear in by_node.values()]
+        ready = max((wave.get(v.name or "", 0) for v in inputs), default=0) + (node.name in by_name)
+        wave.update({v.name: ready for v in node.outputs if v.name})
+    layers = [_layer(linear, wave, analysis.trace) for linear in by_name.values()]
     return sorted(layers, key=lambda layer: layer.wave), wave
 
 
-def _layer(linear: Linear, wave: dict[ir.Value, int], trace: Trace) -> Layer:
-    ready, result, bias = wave.get(linear.x, 0), linear.y, linear.bias
+def _layer(linear: Linear, wave: dict[str, int], trace: Trace) -> Layer:
+    ready, result, bias = wave.get(linear.x.name or "", 0), linear.y, linear.bias
     if linear.kind == "recurrent":  # what it is solved for stays inside the operator
         return Layer(linear, bias, ready, None, False)
     if linear.kind == "matmul" and (bias := bias_behind(linear.node)) is not None:
@@ -60,7 +63,7 @@ def _layer(linear: Linear, wave: dict[ir.Value, int], trace: Trace) -> Layer:
         assert add is not None
         result = add.outputs[0]
     partner = _partner(result)
-    if partner is not None and wave.get(partner, 0) <= ready and trace.shape(partner) == trace.shape(result):
+    if partner is not None and wave.get(partner.name or "", 0) <= ready and trace.shape(partner) == trace.shape(result):
         total = sole_reader(result)
         assert total is not None
         result = total.outputs[0]

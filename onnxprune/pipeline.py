@@ -114,7 +114,7 @@ def _collect(prepared: Prepared, layers: list[Layer], data: Data, sampling: Samp
     """Sweep 1."""
     readers = frozenset(linear.node.name or "" for group in prepared.groups for linear in group.readers)
     with stages.stage("collect", data.batches) as tick:
-        return collect(prepared.analysis.model, layers, readers, data.source, sampling, tick)
+        return collect(prepared.analysis.flat, layers, readers, data.source, sampling, tick)
 
 
 def _score(prepared: Prepared, collected: Collected | None, config: Config, stages: Stages) -> list[Scored]:

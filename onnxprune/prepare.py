@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.calibration.batchnorm_match import match
+from onnxprune.calibration.branches import branches_taken
 from onnxprune.calibration.inputs import batch_axes, fixed_batch
 from onnxprune.calibration.recorded import Recorded
 from onnxprune.calibration.source import ImageOptions, Source, Trial, input_specs, open_calibration
@@ -206,9 +207,8 @@ def _with_states(analysis: Analysis, frozen: frozenset[str], config: Config) -> 
 
 def _sampled(analysis: Analysis, frozen: frozenset[str], config: Config) -> dict[str, tuple[int, int]]:
     """The layers that get a channel sampler: (the axis of their input channels, how many they are)."""
-    plain = [
-        x for x in solvable(analysis) if x.groups == 1 and x.node.name not in frozen and x.x.producer() is not None
-    ]
+    mine = [x for x in solvable(analysis) if x.node.graph is analysis.model.graph and x.node.name not in frozen]
+    plain = [x for x in mine if x.groups == 1 and x.x.producer() is not None]
     if config.sampler:
         return sharing(analysis.model, {x.node.name or "" for x in plain})
     if config.sampler is not None:
@@ -238,7 +238,8 @@ def _with_samplers(analysis: Analysis, layers: Mapping[str, tuple[int, int]]) ->
 def _trace(model: ir.Model, data: Data) -> Trace:
     with _blamed(data.guesses):
         traced = trace(model, data.sample)
-    return replace(traced, batch=batch_of(data.sample, data.axes))
+    taken = branches_taken(model, data.source)
+    return replace(traced, batch=batch_of(data.sample, data.axes), taken=taken)
 
 
 @contextmanager

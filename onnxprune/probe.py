@@ -64,14 +64,14 @@ def open_prober(
 ) -> Prober:
     """Run the original once on these inputs (one batch) and keep what the probes read."""
     by_name = {layer.name: layer for layer in layers}
-    judged = judged_values(analysis.model)
+    judged = judged_values(analysis.flat)
     changed = [_changed([(one, 0)], by_name) for one in scored]
-    reads = {name for constants in changed for name in _reads(analysis.model, constants)}
+    reads = {name for constants in changed for name in _reads(analysis.flat, constants)}
     computed = sorted((reads | set(judged)) - set(feeds))
-    known = {**feeds, **run(open_session(analysis.model, outputs=computed), feeds)}
-    constants = {value: constant_array(analysis.model, value) for value in chain.from_iterable(changed)}
-    release_all(analysis.model)
-    return Prober(_typed(analysis.model, constants, known), by_name, tuple(judged), known, constants)
+    known = {**feeds, **run(open_session(analysis.flat, outputs=computed), feeds)}
+    constants = {value: constant_array(analysis.flat, value) for value in chain.from_iterable(changed)}
+    release_all(analysis.flat)
+    return Prober(_typed(analysis.flat, constants, known), by_name, tuple(judged), known, constants)
 
 
 def _typed(model: ir.Model, constants: Mapping[ir.Value, Array], known: Mapping[str, Array]) -> ir.Model:
@@ -104,7 +104,7 @@ def _read(trial: Kept, layers: Mapping[str, Layer]) -> set[str]:
 def _changed(trial: Kept, layers: Mapping[str, Layer]) -> list[ir.Value]:
     """The constants that a trial changes, each once: of the layers that read its groups, and of their loops."""
     readers = [layers[name] for name in sorted(_read(trial, layers))]
-    loops = [linear.weight for one, _ in trial for linear in one.group.loops]
+    loops = [linear.weight for one, _ in trial if one.judges for linear in one.group.loops]
     own = (v for layer in readers for v in (layer.linear.weight, layer.bias) if v is not None)
     return list(dict.fromkeys((*own, *loops)))
 
@@ -159,7 +159,7 @@ def _weights(trial: Kept, layers: Mapping[str, Layer], constants: Mapping[ir.Val
 def _loop_feeds(trial: Kept, constants: Mapping[ir.Value, Array]) -> dict[str, Array]:
     """Zeros where the kept units would read those that go."""
     feeds: dict[str, Array] = {}
-    for one, width in trial:
+    for one, width in (pair for pair in trial if pair[0].judges):
         gone = one.group.units[~np.isin(one.group.member, one.selection.keep(width))]
         for linear in one.group.loops:
             original = constants[linear.weight]

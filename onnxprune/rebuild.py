@@ -1,6 +1,6 @@
 """Sweep 2: front to back on the pruned network's own activations, solve every layer toward the original's outputs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.adjust import adjust_first
+from onnxprune.branches import take_branches
 from onnxprune.calibration.collect import Collected
 from onnxprune.calibration.frontier import Frontier
 from onnxprune.calibration.rows import Rows, read, written
@@ -15,7 +16,7 @@ from onnxprune.calibration.sampling import Sampling
 from onnxprune.calibration.source import Source
 from onnxprune.constants import constant_array
 from onnxprune.dependency import Analysis, Keep
-from onnxprune.graph import Array, captured_values, values_by_name
+from onnxprune.graph import Array, captured_values, constants, values_by_name
 from onnxprune.layers import Layer
 from onnxprune.op_rules.stored import stored, write
 from onnxprune.pairs import find_pairs
@@ -41,7 +42,7 @@ def rebuild(
     slim: ir.Model,
     keep: Keep,
     layers: Sequence[Layer],
-    wave: dict[ir.Value, int],
+    wave: dict[str, int],
     collected: Collected,
     source: Source,
     sampling: Sampling,
@@ -53,13 +54,13 @@ def rebuild(
     `lsq`: every layer whose input differs from the original's is solved, so that errors do not add up along the way.
     `scale`: the layers that lost input channels get one factor a channel (ThiNet).
     """
-    model = slim.clone()
+    model = take_branches(slim, analysis.trace.taken)
     values = values_by_name(model)
     changed = downstream(analysis, keep)
-    touched = [layer for layer in layers if layer.linear.x in changed]
+    touched = [layer for layer in layers if layer.linear.x.name in changed]
     if mode == "scale":
         touched = [layer for layer in touched if not np.all(keep[layer.linear.features])]
-    frontier = Frontier(model, {value.name or "": number for value, number in wave.items()}, source)
+    frontier = Frontier(model, wave, source)
     pairs = find_pairs(layers) if mode == "lsq" else {}
     needs = _batches(touched, sampling)
     done: list[Rebuilt] = []
@@ -71,7 +72,7 @@ def rebuild(
         done += each(lambda pair: _solve(model, pair[0], keep, pair[1], values, mode), zip(ready, blocks, strict=True))
         tick()
     release_all(analysis.model)
-    return model, done, frontier.peak_bytes + collected.disk_bytes
+    return _with_constants(slim, values), done, frontier.peak_bytes + collected.disk_bytes
 
 
 def _summed(
@@ -107,13 +108,23 @@ def _batches(layers: Sequence[Layer], sampling: Sampling) -> list[int]:
     return needs
 
 
-def downstream(analysis: Analysis, keep: Keep) -> set[ir.Value]:
+def _with_constants(slim: ir.Model, values: Mapping[str, ir.Value]) -> ir.Model:
+    """The slim model with the constants of these values, by name: its branches are where they were."""
+    model = slim.clone()
+    for value in constants(model):
+        if (solved := values.get(value.name or "")) is not None:
+            value.const_value = solved.const_value
+    return model
+
+
+def downstream(analysis: Analysis, keep: Keep) -> set[str]:
     """The values that a removal changes: the labelled ones that lose channels, and all that is computed from them."""
-    changed = {slot.value for slot in analysis.slots if slot.reader is None and not np.all(keep[slot.label.atoms])}
-    for node in analysis.model.graph:
-        if any(value in changed for value in (*node.inputs, *captured_values(node))):
-            changed.update(node.outputs)
-    return changed
+    gone = [slot for slot in analysis.slots if slot.reader is None and not np.all(keep[slot.label.atoms])]
+    changed = {slot.value.name for slot in gone}
+    for node in analysis.flat.graph:
+        if any(v is not None and v.name in changed for v in (*node.inputs, *captured_values(node))):
+            changed.update(value.name for value in node.outputs)
+    return {name for name in changed if name}
 
 
 def _blocks(layer: Layer, keep: Keep, sampling: Sampling) -> list[Block]:

@@ -85,7 +85,7 @@ def _rebuilt(
     fits = allowance([layer.linear for layer in layers], config.memory_bytes)
     sampling = Sampling(data.source.samples, data.batches, len(layers), prepared.analysis.trace, config.seed, fits)
     with stages.stage("collect") as tick:
-        collected = collect(prepared.analysis.model, layers, frozenset(), data.source, sampling, tick)
+        collected = collect(prepared.analysis.flat, layers, frozenset(), data.source, sampling, tick)
     with stages.stage("rebuild", max((layer.wave for layer in layers), default=0) + 1) as tick:
         return rebuild(
             prepared.analysis, slim, keep, layers, wave, collected, data.source, sampling, config.rebuild, tick

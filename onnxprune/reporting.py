@@ -10,6 +10,7 @@ from onnxprune.choose import CAREFUL, Chosen, budget_of
 from onnxprune.config import BUDGETS, Config
 from onnxprune.costs import cost_model, parameters
 from onnxprune.criteria import lookup
+from onnxprune.dependency import Analysis
 from onnxprune.grouping import Group
 from onnxprune.measure import Measured
 from onnxprune.model_io import Loaded
@@ -54,7 +55,7 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
             kept=kept.get(g.name, g.width),
             method=_method(g, config, outcome.wide) if g.name in kept else "",
             error=errors.get(g.name),
-            reason=outcome.refused.get(g.name, "" if g.name in kept else "its full width does least damage here"),
+            reason=outcome.refused.get(g.name, "" if g.name in kept else _whole(g, prepared.analysis)),
         )
         for g in prepared.groups
     )
@@ -78,6 +79,14 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
         seconds=dict(outcome.seconds),
         notes=(*_notes(config, data), *_wide(config, outcome)),
     )
+
+
+def _whole(group: Group, analysis: Analysis) -> str:
+    """Why a group that could go keeps its width."""
+    layers = [linear.node for linear in (*group.readers, *group.writers)]
+    if layers and analysis.idle.issuperset(layers):
+        return "no calibration input takes the branch that it is in, so nothing tells what it may lose"
+    return "its full width does least damage here"
 
 
 def _allocation(chosen: Chosen, config: Config) -> str:

@@ -5,7 +5,7 @@ Declared shapes can be false, and a shape computed at run time is known only the
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -58,11 +58,15 @@ ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Abs", "Neg")
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """Shapes and small integer vectors of one run, by value name; `batch` is the size of the inputs' first axis."""
+    """Shapes and small integer vectors of one run, by value name; `batch` is the size of the inputs' first axis.
+
+    `taken` names the branch of each If node that takes the same one on all calibration inputs.
+    """
 
     shapes: Mapping[str, Shape]
     vectors: Mapping[str, npt.NDArray[np.integer]]
     batch: int
+    taken: Mapping[str, str] = field(default_factory=dict)
 
     def shape(self, value: ir.Value) -> Shape:
         """The shape of a value: a constant's own, or the one that the run had."""

@@ -5,7 +5,7 @@ from collections.abc import Collection
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.graph import add_constant, array_of
+from onnxprune.graph import add_constant, array_of, every_node
 from onnxprune.passes.fold_batchnorm import give_bias
 from onnxprune.weights import bias_behind
 
@@ -16,7 +16,7 @@ def add_bias(model: ir.Model, layers: Collection[str]) -> ir.Model:
     A MatMul gets an Add behind it, unless one with a constant stands there already.
     """
     model = model.clone()
-    for node in list(model.graph):
+    for node in list(every_node(model)):
         weight = node.inputs[1] if node.name in layers else None
         if weight is not None and weight.const_value is not None:
             _add(model.graph, node)
@@ -45,7 +45,10 @@ def _outputs(node: ir.Node, weight: ir.Value) -> int:
 
 
 def _append_add(graph: ir.Graph, matmul: ir.Node) -> None:
-    """Y → Y', Y = Y' + 0: the old name stays with the sum, since that may be an output of the model."""
+    """Y → Y', Y = Y' + 0: the old name stays with the sum, since that may be an output of the model.
+
+    Biases of layers in branches are constants of the main graph, too.
+    """
     weight, total = matmul.inputs[1], matmul.outputs[0]
     assert weight is not None and weight.const_value is not None
     columns = weight.const_value.shape.numpy()[-1]
@@ -53,11 +56,13 @@ def _append_add(graph: ir.Graph, matmul: ir.Node) -> None:
     add = ir.node("Add", [total, bias], name=f"{matmul.name}.bias")
     name, result = total.name, add.outputs[0]
     result.type, result.shape = total.type, total.shape
-    graph.insert_after(matmul, add)
+    scope = matmul.graph
+    assert isinstance(scope, ir.Graph)
+    scope.insert_after(matmul, add)
     for reader, index in list(total.uses()):
         if reader is not add:
             reader.replace_input_with(index, result)
     if total.is_graph_output():
-        position = list(graph.outputs).index(total)
-        graph.outputs[position] = result
+        position = list(scope.outputs).index(total)
+        scope.outputs[position] = result
     total.name, result.name = f"{name}::unbiased", name

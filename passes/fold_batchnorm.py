@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.graph import Array, add_constant, array_of, replace_constant, sole_reader
+from onnxprune.graph import Array, add_constant, array_of, every_node, replace_constant, sole_reader
 
 
 def fold_batchnorm(model: ir.Model, convolutions: Collection[str]) -> ir.Model:
@@ -15,7 +15,7 @@ def fold_batchnorm(model: ir.Model, convolutions: Collection[str]) -> ir.Model:
     shares, is left as it is. The result computes the same in inference mode.
     """
     model = model.clone()
-    for node in list(model.graph):
+    for node in list(every_node(model)):
         norm = sole_reader(node.outputs[0]) if node.name in convolutions else None
         if norm is not None and _foldable(node, norm):
             _fold(model.graph, node, norm)
@@ -50,14 +50,16 @@ def _fold(graph: ir.Graph, conv: ir.Node, norm: ir.Node) -> None:
         give_bias(graph, conv, shifted)
     _rename_output(conv, norm)
     vectors = [v for v in norm.inputs[1:5] if v is not None]
-    graph.remove(norm, safe=True)
-    _drop_unread(graph, vectors)
+    assert isinstance(norm.graph, ir.Graph)
+    norm.graph.remove(norm, safe=True)
+    _drop_unread(vectors)
 
 
-def _drop_unread(graph: ir.Graph, vectors: Sequence[ir.Value]) -> None:
+def _drop_unread(vectors: Sequence[ir.Value]) -> None:
     """The runtime warns of every initializer that nothing reads; one that is listed as an input goes from there too."""
     for value in dict.fromkeys(vectors):
-        if value.is_initializer() and not (value.uses() or value.is_graph_output()):
+        graph = value.graph
+        if isinstance(graph, ir.Graph) and value.is_initializer() and not (value.uses() or value.is_graph_output()):
             del graph.initializers[value.name or ""]
             if value.is_graph_input():
                 graph.inputs.remove(value)

@@ -66,7 +66,7 @@ class Net:
 
     analysis: Analysis
     layers: list[Layer]
-    wave: dict[ir.Value, int]
+    wave: dict[str, int]
     source: Batches
     sampling: Sampling
 

@@ -21,7 +21,7 @@ FOLDERS = {
 # A folder's name stands for all its modules.
 ROWS = {
     "values": "version errors progress parallel heap native labels graph",
-    "models": "atomic serialise model_check model_io runtime constants bodies pieces trace",
+    "models": "atomic serialise model_check model_io runtime constants bodies branches pieces trace",
     "operators": "op_rules.*",
     "analysis": "factors units balance conflicts resolve grouping sizes dependency weights layers costs widths plan",
     "sums": "calibration.statistics calibration.least_squares",

@@ -63,8 +63,7 @@ def prepared(name: str, count: int = 24, batch: int = 4) -> Net:
 
 
 def frontier_of(network: Net, model: ir.Model) -> Frontier:
-    waves = {value.name or "": wave for value, wave in network.wave.items()}
-    return Frontier(model, waves, network.source)
+    return Frontier(model, network.wave, network.source)
 
 
 def asked(network: Net, number: int) -> list[str]:
@@ -224,7 +223,7 @@ def test_arrays_alive_do_not_grow_with_the_batches(first: bool, monkeypatch: pyt
 
     def most(batches: int) -> int:
         model, found = network.analysis.model.clone(), [0]
-        frontier = Frontier(model, {v.name or "": w for v, w in network.wave.items()}, Made(batches, noted))
+        frontier = Frontier(model, network.wave, Made(batches, noted))
         for number in range(3):
             wanted = asked(network, number)
 

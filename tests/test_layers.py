@@ -35,7 +35,7 @@ def test_layers_come_in_the_order_of_the_longest_way_to_them() -> None:
     network = of(body, {f"{k}_w": FOUR for k in "abcdy"})
     assert {layer.name[-1]: layer.wave for layer in network.layers} == {"a": 0, "d": 0, "b": 1, "c": 2, "y": 3}
     assert [layer.wave for layer in network.layers] == [0, 0, 1, 2, 3]
-    waves = {value.name: wave for value, wave in network.wave.items()}
+    waves = network.wave
     assert {name: waves[name] for name in "abcdey"} == {"a": 1, "b": 2, "c": 3, "d": 1, "e": 3, "y": 4}
 
 
@@ -47,7 +47,7 @@ def test_a_value_is_final_after_what_the_bodies_of_its_node_read() -> None:
     y = Conv (s, y_w)
     """
     network = of(body, {"a_w": FOUR, "b_w": FOUR, "y_w": FOUR, "zero": np.float32(0)})
-    waves = {value.name: wave for value, wave in network.wave.items()}
+    waves = network.wave
     assert (waves["t"], waves["s"], waves["y"]) == (0, 2, 3)
     assert network.layer("Conv:y").wave == 2
 
