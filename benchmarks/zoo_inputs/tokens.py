@@ -11,7 +11,7 @@ from zoo_inputs.request import Array, Feeds, Missing, Request
 from zoo_inputs.words import sentences
 
 PIECES, CHARACTERS, BYTES = 32, 24, 1024
-BLOCK, SMALLEST = 4096, 64
+BLOCK, SMALLEST, LARGEST = 4096, 64, 2_000_000
 PADDING = 256
 CHINESE = re.compile(r"[\u4e00-\u9fff，、]{8,}")
 
@@ -52,10 +52,11 @@ def chinese(request: Request) -> Feeds:
 
 
 def files(request: Request) -> Array:
-    """(N, 2048): the first and the last kilobyte of files of Python's standard library."""
-    inside = (p for p in Path(sysconfig.get_path("stdlib")).glob("*/*") if not p.parent.name.endswith("-packages"))
-    held = request.mine(_a_few_of_each(sorted(p for p in inside if p.is_file() and p.stat().st_size > SMALLEST)))
-    return np.stack([_ends(held[i].read_bytes()) for i in request.rng.integers(0, len(held), request.count)])
+    """(N, 2048): the first and the last kilobyte of files of the Python installation, no two alike while they last."""
+    inside = {p for part in ("stdlib", "purelib") for p in Path(sysconfig.get_path(part)).rglob("*") if p.is_file()}
+    held = request.mine(_a_few_of_each(sorted(p for p in inside if SMALLEST < p.stat().st_size < LARGEST)))
+    chosen = request.rng.choice(len(held), request.count, replace=request.count > len(held))
+    return np.stack([_ends(held[i].read_bytes()) for i in chosen])
 
 
 def _chinese_texts(cache: Path) -> list[str]:
@@ -65,7 +66,7 @@ def _chinese_texts(cache: Path) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _a_few_of_each(paths: list[Path], most: int = 200) -> list[Path]:
+def _a_few_of_each(paths: list[Path], most: int = 50) -> list[Path]:
     """No more than so many of one suffix: nearly all files are Python."""
     seen: dict[str, int] = {}
     kept = []
