@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.errors import BadInput
-from onnxprune.pieces import compute, whole
-from onnxprune.runtime import open_session, run
+from onnxprune.labels import Shape
+from onnxprune.pieces import Seen, results, shape_session, shapes, shapes_by, whole
 from onnxprune.serialise import tensor_bytes
 
 Feeds = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
@@ -23,24 +23,32 @@ _SHORT = 8
 
 
 class Trial:
-    """A model to try inputs on: one session, opened when it is first needed, runs every shape; or pieces of it do."""
+    """A model to try inputs on: one session, opened when it is first needed, runs every shape; or pieces of it do.
+
+    `seen` holds the inputs that it ran on last, and the shapes of all results then.
+    """
 
     def __init__(self, model: ir.Model) -> None:
         self._model = model
+        self.seen: Seen | None = None
 
     @cached_property
     def _session(self) -> Any:
-        return open_session(self._model, optimise=False)
+        inputs = [value.name or "" for value in self._model.graph.inputs if not value.is_initializer()]
+        return shape_session(self._model, inputs, results(self._model))
 
     def refusal(self, feeds: Feeds) -> str | None:
         """Why the model does not run on these inputs; None where it does. Raises BadInput where it cannot be loaded."""
-        names = [value.name or "" for value in self._model.graph.outputs]
         session = self._session if whole(self._model) else None
         try:
-            run(session, feeds) if session is not None else compute(self._model, feeds, names)
+            found = shapes_by(session, feeds) if session is not None else self._in_pieces(feeds)
         except BadInput as error:
             return str(error)
+        self.seen = feeds, found
         return None
+
+    def _in_pieces(self, feeds: Feeds) -> Mapping[str, Shape]:
+        return shapes(self._model, feeds, results(self._model))
 
     @property
     def tries(self) -> int:

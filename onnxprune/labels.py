@@ -75,7 +75,7 @@ def reshaped(labels: Labels, before: Shape, after: Shape) -> tuple[Labels, Label
     Axes are cut into the smallest runs of equal product. Where labels meet in one run the positions would stand for
     pairs of atoms: all but the largest are lost. So is a label whose only position has no axis left.
     """
-    if 0 in before:
+    if 0 in before or prod(before) != prod(after):  # the latter in a model that does not run so
         return (), labels
     runs = _runs(before, after)
     kept: list[Label] = []

@@ -8,6 +8,7 @@ The same nodes run on the same inputs, one session after the other instead of in
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -18,10 +19,18 @@ from onnxprune.labels import Shape
 from onnxprune.runtime import open_own, open_session, part, run, subgraph
 from onnxprune.serialise import LARGE, lighten, release, tensor_bytes
 
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
 PIECE, MANY = 64_000_000, 1000
 """Bytes of weights of one piece, and its nodes; a node that reads more is a piece of its own."""
+_SHAPE = "::shape"
 LONG = 4000
 """Nodes from which on no session is opened on all of them."""
+
+
+Seen = tuple[Mapping[str, Array], Mapping[str, Shape]]
+"""Inputs that a model ran on, and the shapes of its results."""
 
 
 def whole(model: ir.Model) -> bool:
@@ -60,13 +69,36 @@ def shapes(model: ir.Model, feeds: Mapping[str, Array], names: Sequence[str]) ->
 
     Raises BadInput where onnxruntime cannot load or run the model.
     """
+    if not names:
+        return {}
     if not (large := tensor_bytes(model) > LARGE) and len(names) <= MANY:
-        own = subgraph(model, list(feeds), names)
-        own.graph.outputs.clear()
-        found = run(open_own(_asked(own, names)), feeds) if names else {}
-    else:
-        found = _in_pieces(model, feeds, (), names, names, True, large)
-    return {name: tuple(int(size) for size in found[_shape_name(name)]) for name in names}
+        return shapes_by(shape_session(model, list(feeds), names), feeds)
+    found = _in_pieces(model, feeds, (), names, names, False, large)
+    return {name: _size(found[_shape_name(name)]) for name in names}
+
+
+def shape_session(model: ir.Model, inputs: Sequence[str], names: Sequence[str]) -> "ort.InferenceSession":
+    """A session for `shapes_by`: the shapes of these results of the whole model, whatever shapes the inputs have.
+
+    It is not optimised: where the shape of a Reshape is a constant, the runtime would answer without running it.
+
+    Raises BadInput where onnxruntime cannot load the model.
+    """
+    own = subgraph(model, inputs, names)
+    own.graph.outputs.clear()
+    return open_own(_asked(own, names), optimise=False)
+
+
+def shapes_by(session: "ort.InferenceSession", feeds: Mapping[str, Array]) -> dict[str, Shape]:
+    """The shapes of the results that the session was opened for, by name. Raises BadInput where it does not run."""
+    return {name.removesuffix(_SHAPE): _size(found) for name, found in run(session, feeds).items()}
+
+
+def results(model: ir.Model) -> list[str]:
+    """The names of the results of all nodes of the main graph that are tensors."""
+    loose = shapeless(model)
+    values = (v for node in model.graph for v in node.outputs if v.name not in loose)
+    return [v.name for v in values if v.name and not isinstance(v.type, ir.SequenceType | ir.OptionalType)]
 
 
 def _in_pieces(
@@ -107,7 +139,11 @@ def _asked(own: ir.Model, names: Sequence[str]) -> ir.Model:
 
 
 def _shape_name(name: str) -> str:
-    return f"{name}::shape"
+    return f"{name}{_SHAPE}"
+
+
+def _size(shape: Array) -> Shape:
+    return tuple(int(size) for size in shape)
 
 
 def shapeless(model: ir.Model) -> set[str]:

@@ -27,6 +27,7 @@ from onnxprune.passes.fold_batchnorm import fold_batchnorm
 from onnxprune.passes.normalise import normalise
 from onnxprune.passes.samplers import add_samplers, sharing
 from onnxprune.passes.states import add_state_products
+from onnxprune.pieces import Seen
 from onnxprune.trace import Trace, trace
 
 DEFAULT_SAMPLES = 512
@@ -50,7 +51,7 @@ to copy one costs about as much as a dozen."""
 class Data:
     """Calibration inputs: those to solve on, those kept apart (empty where there are too few), and what was guessed.
 
-    `made` holds synthetic inputs, of which the others are parts.
+    `made` holds synthetic inputs, of which the others are parts; `seen` is what trying the model on inputs showed.
     """
 
     source: Source
@@ -62,6 +63,7 @@ class Data:
     batches: int
     guesses: tuple[str, ...]
     made: Recorded | None = None
+    seen: Seen | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +89,7 @@ def open_data(model: ir.Model, calib: object, config: Config, matched: bool = Tr
     image = ImageOptions(config.image_size, config.mean, config.std, config.layout, config.channel_order)
     wanted = config.samples or DEFAULT_SAMPLES
     batch = min(config.batch_size, wanted)
+    trial = Trial(model)
     opened = open_calibration(
         calib,
         specs,
@@ -95,7 +98,7 @@ def open_data(model: ir.Model, calib: object, config: Config, matched: bool = Tr
         batch_size=batch,
         seed=config.seed,
         image=image,
-        trial=Trial(model),
+        trial=trial,
     )
     with _blamed(opened.guesses):
         source, axes = match(model, opened.source) if matched else opened.source, batch_axes(opened.specs)
@@ -110,7 +113,7 @@ def open_data(model: ir.Model, calib: object, config: Config, matched: bool = Tr
     judge = Window(source, axes, source.samples - judged, source.samples)
     batches = -(-solve.samples // batch_of(first, axes))
     fixed = fixed_batch(opened.specs) is not None
-    return Data(solve, judge, apart > 0, sample, axes, fixed, batches, tuple(opened.guesses), made)
+    return Data(solve, judge, apart > 0, sample, axes, fixed, batches, tuple(opened.guesses), made, trial.seen)
 
 
 def fitted(data: Data, trace: Trace, macs: float, config: Config) -> Data:
@@ -237,7 +240,7 @@ def _with_samplers(analysis: Analysis, layers: Mapping[str, tuple[int, int]]) ->
 
 def _trace(model: ir.Model, data: Data) -> Trace:
     with _blamed(data.guesses):
-        traced = trace(model, data.sample)
+        traced = trace(model, data.sample, data.seen)
     taken = branches_taken(model, data.source)
     return replace(traced, batch=batch_of(data.sample, data.axes), taken=taken)
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxprune.bodies import changing, first_passes
 from onnxprune.errors import BadInput
 from onnxprune.labels import Shape
-from onnxprune.pieces import compute, shapeless
+from onnxprune.pieces import Seen, compute, results
 from onnxprune.pieces import shapes as shapes_of
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]
@@ -184,26 +184,29 @@ class Trace:
         return np.arange(size)[slice(*(int(bound[0]) for bound in bounds if bound is not None))]
 
 
-def trace(model: ir.Model, feeds: Feeds) -> Trace:
+def trace(model: ir.Model, feeds: Feeds, seen: Seen | None = None) -> Trace:
     """Run the model once and note all shapes and shape-like integers; no activation leaves the runtime.
 
     A body of control flow is run by itself, with what it reads from outside: both branches, and the first pass of a
-    loop. Of a body that does not run so, nothing is known.
+    loop. Of a body that does not run so, nothing is known. Where the model has been `seen` to run on these inputs, the
+    shapes of then are taken.
 
     Raises BadInput where the model does not run on these inputs.
     """
-    shapes, vectors = _seen(model, feeds)
+    shapes, vectors = _found(model, feeds, seen)
     for _, body, given in first_passes(model, feeds):
         with suppress(BadInput):
-            inner_shapes, inner_vectors = _seen(body, given)
+            inner_shapes, inner_vectors = _found(body, given)
             shapes, vectors = inner_shapes | shapes, inner_vectors | vectors
     loose = changing(model)
     batch = next((array.shape[0] for array in feeds.values() if array.ndim), 1)
     return Trace(shapes, {name: v for name, v in vectors.items() if name not in loose}, batch)
 
 
-def _seen(model: ir.Model, feeds: Feeds) -> tuple[dict[str, Shape], dict[str, npt.NDArray[np.integer]]]:
-    shapes = dict(_computed_shapes(model, feeds))
+def _found(
+    model: ir.Model, feeds: Feeds, seen: Seen | None = None
+) -> tuple[dict[str, Shape], dict[str, npt.NDArray[np.integer]]]:
+    shapes = dict(_computed_shapes(model, feeds, seen))
     shapes |= {name: tuple(array.shape) for name, array in feeds.items()}
     short = [name for name, shape in shapes.items() if len(shape) <= 1 and np.prod(shape) <= LONGEST_SHAPE]
     sizes = _read_sizes(model, shapes)
@@ -240,20 +243,20 @@ def _typed(model: ir.Model, sizes: Collection[str]) -> Iterator[None]:
             value.type = None
 
 
-def _computed_shapes(model: ir.Model, feeds: Feeds) -> Mapping[str, Shape]:
-    loose = shapeless(model)
-    names = [
-        value.name
-        for node in model.graph
-        for value in node.outputs
-        if value.name and value.name not in loose and not isinstance(value.type, ir.SequenceType | ir.OptionalType)
-    ]
+def _computed_shapes(model: ir.Model, feeds: Feeds, seen: Seen | None) -> Mapping[str, Shape]:
+    names = results(model)
+    if seen is not None and _alike(seen[0], feeds) and seen[1].keys() >= set(names):
+        return {name: seen[1][name] for name in names}
     try:
         return shapes_of(model, feeds, names)
     except BadInput:
         raise
     except Exception as error:
         raise BadInput(f"the model does not run on inputs {_described(feeds)}: {error}") from error
+
+
+def _alike(ones: Feeds, others: Feeds) -> bool:
+    return ones.keys() == others.keys() and all(np.array_equal(ones[name], others[name]) for name in ones)
 
 
 def _described(feeds: Feeds) -> str:

@@ -52,9 +52,9 @@ def test_the_prepared_graph_computes_the_same() -> None:
 def test_the_folded_graph_is_traced_again_only_where_it_has_new_values(monkeypatch: pytest.MonkeyPatch) -> None:
     traced = []
 
-    def counted(model: ir.Model, feeds: Any) -> Trace:
+    def counted(model: ir.Model, *args: Any) -> Trace:
         traced.append(len(model.graph))
-        return trace(model, feeds)
+        return trace(model, *args)
 
     monkeypatch.setattr("onnxprune.prepare.trace", counted)
     x = np.random.default_rng(0).standard_normal((8, 3, 16, 16)).astype(np.float32)

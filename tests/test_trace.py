@@ -1,12 +1,17 @@
 """What one run shows: shapes, shape-like integers, and where each of them comes from."""
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 from graph_text import Weights, integers, model_from_text
 
+from onnxprune.calibration.trial import Trial
 from onnxprune.errors import BadInput
 from onnxprune.graph import values_by_name
+from onnxprune.passes.normalise import normalise
+from onnxprune.pieces import shape_session
 from onnxprune.trace import Origin, Trace, trace
 
 BODY = """
@@ -137,3 +142,41 @@ def test_a_model_is_covered_whose_every_result_was_seen(traced: tuple[Trace, dic
     new.outputs[0].name = "unseen"
     graph.append(new)
     assert not known.covers(model)
+
+
+def test_a_model_that_was_seen_to_run_on_the_same_inputs_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_from_text("(float[N,4] x) => (float[N,2] y)", "h = MatMul (x, w) y = Relu (h)", {"w": (4, 2)})
+    graph, x = ir.from_proto(model), np.ones((3, 4), np.float32)
+    trial = Trial(graph)
+    assert trial.refusal({"x": x}) is None
+    opened: list[int] = []
+
+    def counted(*args: Any) -> Any:
+        opened.append(1)
+        return shape_session(*args)
+
+    monkeypatch.setattr("onnxprune.pieces.shape_session", counted)
+    assert trace(graph, {"x": x}, trial.seen).shapes == {"x": (3, 4), "h": (3, 2), "y": (3, 2)}
+    assert opened == []
+    assert trace(graph, {"x": x + 1}, trial.seen).shapes["h"] == (3, 2)
+    assert opened == [1]
+    trace(normalise(ir.from_proto(model_from_text(*RENAMED))), {"x": x}, trial.seen)
+    assert opened == [1, 1]
+
+
+RENAMED: tuple[str, str, Weights] = (
+    "(float[N,4] x) => (float[N,2] y)",
+    "g = MatMul (x, w) y = Relu (g)",
+    {"w": (4, 2)},
+)
+
+
+def test_a_trial_runs_what_the_runtime_could_leave_out() -> None:
+    weights: Weights = {"s": integers(1, 12), "w": (12, 2)}
+    model = model_from_text("(float[N,3,4] x) => (float[N,2] y)", "r = Reshape (x, s) y = MatMul (r, w)", weights)
+    trial = Trial(ir.from_proto(model))
+    assert trial.refusal({"x": np.ones((2, 3, 4), np.float32)}) is not None
+    assert trial.seen is None
+    assert trial.refusal({"x": np.ones((1, 3, 4), np.float32)}) is None
+    assert trial.seen is not None
+    assert trial.seen[1] == {"r": (1, 12), "y": (1, 2)}
