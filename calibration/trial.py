@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxprune.errors import BadInput
 from onnxprune.labels import Shape
-from onnxprune.pieces import Seen, results, shape_session, shapes, shapes_by, whole
+from onnxprune.pieces import MANY, Seen, results, shape_session, shapes, shapes_by, whole
 from onnxprune.serialise import tensor_bytes
 
 Feeds = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
@@ -25,7 +25,7 @@ _SHORT = 8
 class Trial:
     """A model to try inputs on: one session, opened when it is first needed, runs every shape; or pieces of it do.
 
-    `seen` holds the inputs that it ran on last, and the shapes of all results then.
+    `seen` holds the inputs that it ran on last, and the shapes of its results then; of very many, those of the outputs.
     """
 
     def __init__(self, model: ir.Model) -> None:
@@ -34,8 +34,12 @@ class Trial:
 
     @cached_property
     def _session(self) -> Any:
-        inputs = [value.name or "" for value in self._model.graph.inputs if not value.is_initializer()]
-        return shape_session(self._model, inputs, results(self._model))
+        graph, names = self._model.graph, results(self._model)
+        if len(names) > MANY:  # a session with so many outputs takes long to open
+            ends = {value.name for value in graph.outputs}
+            names = [name for name in names if name in ends] or names[-1:]
+        inputs = [value.name or "" for value in graph.inputs if not value.is_initializer()]
+        return shape_session(self._model, inputs, names, optimise=False)
 
     def refusal(self, feeds: Feeds) -> str | None:
         """Why the model does not run on these inputs; None where it does. Raises BadInput where it cannot be loaded."""
@@ -48,7 +52,7 @@ class Trial:
         return None
 
     def _in_pieces(self, feeds: Feeds) -> Mapping[str, Shape]:
-        return shapes(self._model, feeds, results(self._model))
+        return shapes(self._model, feeds, results(self._model), optimise=False)
 
     @property
     def tries(self) -> int:

@@ -64,29 +64,33 @@ def compute(
     return {name: (here | found)[name] for name in outputs}
 
 
-def shapes(model: ir.Model, feeds: Mapping[str, Array], names: Sequence[str]) -> dict[str, Shape]:
+def shapes(
+    model: ir.Model, feeds: Mapping[str, Array], names: Sequence[str], optimise: bool = True
+) -> dict[str, Shape]:
     """The shapes of results, which must be tensors, by name; none of them leaves the runtime.
+
+    Where the shape of a Reshape is a constant, an optimised run answers without running it.
 
     Raises BadInput where onnxruntime cannot load or run the model.
     """
     if not names:
         return {}
     if not (large := tensor_bytes(model) > LARGE) and len(names) <= MANY:
-        return shapes_by(shape_session(model, list(feeds), names), feeds)
-    found = _in_pieces(model, feeds, (), names, names, False, large)
+        return shapes_by(shape_session(model, list(feeds), names, optimise), feeds)
+    found = _in_pieces(model, feeds, (), names, names, optimise, large)
     return {name: _size(found[_shape_name(name)]) for name in names}
 
 
-def shape_session(model: ir.Model, inputs: Sequence[str], names: Sequence[str]) -> "ort.InferenceSession":
+def shape_session(
+    model: ir.Model, inputs: Sequence[str], names: Sequence[str], optimise: bool
+) -> "ort.InferenceSession":
     """A session for `shapes_by`: the shapes of these results of the whole model, whatever shapes the inputs have.
-
-    It is not optimised: where the shape of a Reshape is a constant, the runtime would answer without running it.
 
     Raises BadInput where onnxruntime cannot load the model.
     """
     own = subgraph(model, inputs, names)
     own.graph.outputs.clear()
-    return open_own(_asked(own, names), optimise=False)
+    return open_own(_asked(own, names), optimise=optimise)
 
 
 def shapes_by(session: "ort.InferenceSession", feeds: Mapping[str, Array]) -> dict[str, Shape]:
