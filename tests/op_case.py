@@ -10,7 +10,7 @@ from graph_text import Weights, model_from_text
 from onnxprune.labels import Label, Labels
 from onnxprune.op_rules import RULES, Op
 from onnxprune.op_rules.facts import Balanced, Fact, Fixed, Index, Linear, Out, Param, Size, Tie
-from onnxprune.trace import trace
+from onnxprune.trace import Trace, trace
 
 Labelled = Mapping[str, Mapping[tuple[int, ...], Sequence[Any]]]
 """Value name → axes → atoms."""
@@ -23,14 +23,19 @@ def facts_of(
     labelled: Labelled,
     weights: Weights | None = None,
     opset: int = 17,
+    made: Mapping[str, tuple[int, ...]] | None = None,
 ) -> list[Fact]:
-    """What the rule of the last node of this text says; `shapes` are those of the float inputs, outputs named y…"""
+    """What the rule of the last node of this text says; `shapes` are those of the float inputs, outputs named y…
+
+    The shapes of results are those of a run, or as `made` tells them where the runtime has no such operator.
+    """
     signature = ", ".join(f"float{list(shape)} {name}" for name, shape in shapes.items())
     proto = model_from_text(f"({signature}) => (float[] y)", node, weights or {}, opset)
     proto.graph.output[0].type.Clear()
     model = ir.from_proto(proto)
     rng = np.random.default_rng(0)
-    known = trace(model, {name: rng.random(shape).astype(np.float32) for name, shape in shapes.items()})
+    feeds = {name: rng.random(shape).astype(np.float32) for name, shape in shapes.items()}
+    known = trace(model, feeds) if made is None else Trace({**shapes, **made}, {}, 1)
     last = list(model.graph)[-1]
     values = {value.name: value for value in (*model.graph.inputs, *(v for n in model.graph for v in n.outputs))}
     labels: dict[ir.Value, Labels] = {
