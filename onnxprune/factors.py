@@ -6,19 +6,20 @@ go one by one. One grid may be cut along several axes (whole heads, and the same
 then gone if any of its blocks is, and what stays is a grid again.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_array
+import numpy.typing as npt
+from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
 from onnxprune.labels import WHOLE, Atoms
 
 Line = tuple[int, int]
 """A grid, by its number, and one of its axes."""
-Edges = tuple[Atoms, Atoms]
+NONE = -1
+"""The block of a unit that was not met yet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,74 +63,117 @@ class _Search:
 
     def __init__(self, grids: Sequence[Grid]) -> None:
         self._grids = grids
-        self._first = -2 - np.cumsum([0, *(max(grid.cells.shape) for grid in grids)])
-        self._held: dict[int, list[int]] = defaultdict(list)
-        for number, grid in enumerate(grids):
-            own = np.concatenate([grid.cells.reshape(-1), *(atoms for _, atoms in grid.standing)])
-            for unit in np.unique(own[own != WHOLE]).tolist():
-                self._held[unit].append(number)
+        held = [_all_of(grid) for grid in grids]
+        self._units = 1 + max((int(units.max(initial=WHOLE)) for units in held), default=WHOLE)
+        unit = np.concatenate(held or [np.empty(0, np.int64)])
+        grid = np.repeat(np.arange(len(grids)), [units.size for units in held])
+        self._held = csr_array((np.ones(unit.size, np.bool_), (unit, grid)), shape=(self._units, len(grids)))
 
     def grown(self, seed: Line) -> Direction | None:
         """Take in every grid that shares a unit, along the axis that leaves most blocks; None where none will do."""
-        chosen, covered, edges = {seed[0]: seed[1]}, self._units(seed), self._edges(seed)
-        waiting = list(covered)
+        blocks, chosen, waiting = _Blocks(self._units), dict[int, int](), [seed[0]]
         while waiting:
-            for number in (n for n in self._held[waiting.pop()] if n not in chosen):
-                tried = [(line, _with(edges, self._edges(line))) for line in self._axes(number, covered)]
-                if not tried:
-                    return None
-                line, edges = max(tried, key=lambda one: _count(one[1])) if len(tried) > 1 else tried[0]
-                chosen[number] = line[1]
-                new = self._units(line) - covered
-                covered |= new
-                waiting += new
-        if any(line not in self._axes(line[0], covered) for line in chosen.items()):
+            number = waiting.pop(0)
+            axes = [seed] if number == seed[0] and not chosen else self._axes(number, blocks.covered)
+            if not axes:
+                return None
+            tried = [(axis, blocks.joining(self._grids[number].along(axis))) for _, axis in axes]
+            chosen[number], join = max(tried, key=lambda one: one[1].count)
+            new = blocks.join(join)
+            near = np.unique(self._held[new].indices).tolist() if new.size else []
+            waiting += [other for other in near if other not in chosen and other not in waiting]
+        if any(line not in self._axes(line[0], blocks.covered) for line in chosen.items()):
             return None
-        return Direction(*_blocks(edges), frozenset(chosen.items()))
+        return Direction(*blocks.numbered(), frozenset(chosen.items()))
 
-    def _units(self, line: Line) -> set[int]:
-        return set(np.unique(self._grids[line[0]].along(line[1])).tolist()) - {WHOLE}
-
-    def _axes(self, number: int, covered: set[int]) -> list[Line]:
+    def _axes(self, number: int, covered: npt.NDArray[np.bool_]) -> list[Line]:
         """The axes a grid may be cut along: where something goes that stands for lines of one, that one alone."""
         grid = self._grids[number]
-        forced = {axis for axis, atoms in grid.standing if not covered.isdisjoint(atoms.tolist())}
+        forced = {axis for axis, atoms in grid.standing if np.any(covered[atoms])}
         axes = forced or range(grid.cells.ndim)
         return [(number, axis) for axis in axes] if len(forced) < 2 else []
 
-    def _edges(self, line: Line) -> Edges:
-        """Each line of an axis, under a negative number of its own, with all that goes with it."""
-        along = self._grids[line[0]].along(line[1])
-        names: Atoms = self._first[line[0]] - np.arange(len(along))
-        return np.repeat(names, along.shape[1]), along.reshape(-1)
+
+def _all_of(grid: Grid) -> Atoms:
+    """The units on a grid and those that stand for lines of it, each once."""
+    units = np.unique(np.concatenate([grid.cells.reshape(-1), *(atoms for _, atoms in grid.standing)]))
+    own: Atoms = units[units != WHOLE]
+    return own
 
 
-def _with(edges: Edges, more: Edges) -> Edges:
-    return np.concatenate([edges[0], more[0]]), np.concatenate([edges[1], more[1]])
+@dataclass(frozen=True, eq=False)
+class _Join:
+    """What some lines would join: for each unit or block in them its component, and how many blocks there are then."""
+
+    units: Atoms
+    fresh: npt.NDArray[np.bool_]
+    component: Atoms
+    stays: npt.NDArray[np.bool_]
+    count: int
 
 
-def _blocks(edges: Edges) -> tuple[Atoms, Atoms, int]:
-    """The units, the block of each (`WHOLE` where something in it stays), and how many blocks there are."""
-    units, own = _components(edges)
-    kept, first = np.unique(own[own != WHOLE], return_index=True)
-    number = np.argsort(np.argsort(first))  # by the first unit
-    inside = np.searchsorted(kept, own).clip(0, max(kept.size - 1, 0))
-    return units, np.where(own == WHOLE, WHOLE, number[inside]) if kept.size else own, kept.size
+class _Blocks:
+    """Blocks of the units met so far; block 0 is what stays. Blocks that are joined get a new number.
 
+    So one more grid takes as long as it is large, however many there were before it.
+    """
 
-def _count(edges: Edges) -> int:
-    """How many blocks there are."""
-    own = _components(edges)[1]
-    return np.unique(own[own != WHOLE]).size
+    def __init__(self, units: int) -> None:
+        self._block = np.full(units + 1, NONE, np.int64)
+        self._block[WHOLE] = 0
+        self._later = np.zeros(1, np.int64)
+        self._count = 0
 
+    @property
+    def covered(self) -> npt.NDArray[np.bool_]:
+        """Which units were met; the last entry, of what stays, is false."""
+        met: npt.NDArray[np.bool_] = self._block != NONE
+        met[WHOLE] = False
+        return met
 
-def _components(edges: Edges) -> tuple[Atoms, Atoms]:
-    """The units, and a number for each that it shares with all that goes with it, `WHOLE` where something stays."""
-    nodes, index = np.unique(np.concatenate(edges), return_inverse=True)
-    left, right = np.split(index.reshape(-1), 2)
-    graph = coo_array((np.ones(left.size, np.bool_), (left, right)), shape=(nodes.size, nodes.size))
-    component = connected_components(graph, directed=False)[1].astype(np.int64)
-    units, own = nodes[nodes >= 0], component[nodes >= 0]
-    if WHOLE in nodes:
-        own = np.where(own == component[nodes == WHOLE][0], WHOLE, own)
-    return units, own
+    def joining(self, along: Atoms) -> _Join:
+        """What lines (positions, …) of units would join."""
+        units, where = np.unique(along, return_inverse=True)
+        block = self._of(units)
+        fresh = block == NONE
+        nodes, index = np.unique(np.where(fresh, self._later.size + units, block), return_inverse=True)
+        first = nodes.size + np.arange(len(along))
+        ends = np.repeat(first, along.shape[1]), index[where.reshape(-1)]
+        size = nodes.size + len(along)
+        graph = coo_array((np.ones(along.size, np.bool_), ends), shape=(size, size))
+        count, component = connected_components(graph, directed=False)
+        stays = np.zeros(count, np.bool_)
+        stays[component[: nodes.size][nodes == 0]] = True
+        old = int(np.count_nonzero((nodes > 0) & (nodes < self._later.size)))
+        return _Join(units, fresh, component[index], stays, self._count - old + int(np.count_nonzero(~stays)))
+
+    def join(self, join: _Join) -> Atoms:
+        """Join it, and tell which units are new."""
+        numbers = np.where(join.stays, 0, self._later.size + np.arange(join.stays.size))
+        old = self._of(join.units[~join.fresh])
+        self._later = np.concatenate([self._later, np.arange(self._later.size, self._later.size + join.stays.size)])
+        self._later[old] = numbers[join.component[~join.fresh]]
+        new = join.units[join.fresh]
+        self._block[new] = numbers[join.component[join.fresh]]
+        self._count = join.count
+        return new
+
+    def numbered(self) -> tuple[Atoms, Atoms, int]:
+        """The units, the block of each by its first unit (`WHOLE` where something in it stays), and how many."""
+        units = np.flatnonzero(self.covered)
+        own = self._of(units)
+        kept, first = np.unique(own[own != 0], return_index=True)
+        number = np.argsort(np.argsort(first))
+        inside = np.searchsorted(kept, own).clip(0, max(kept.size - 1, 0))
+        return units, np.where(own == 0, WHOLE, number[inside]) if kept.size else own * 0 + WHOLE, kept.size
+
+    def _of(self, units: Atoms) -> Atoms:
+        """The block of each unit as it is now, `NONE` where it is new."""
+        block = self._block[units]
+        met = block != NONE
+        now = block[met]
+        while not np.array_equal(later := self._later[now], now):
+            now = later
+        self._block[units[met]] = now
+        block[met] = now
+        return block
