@@ -1,0 +1,100 @@
+"""Control flow: bodies are programs that see what is known around them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onnxprune.torch_twin.registry import Call, op
+
+Run = Callable[..., list[Any]]
+
+
+@op("If")
+def if_(call: Call, condition: Tensor, run: Run) -> tuple[Any, ...]:
+    """One of two bodies."""
+    return tuple(run("then_branch" if bool(condition) else "else_branch"))
+
+
+@op("Loop")
+def loop(call: Call, count: Tensor | None, condition: Tensor | None, *states: Any, run: Run) -> tuple[Any, ...]:
+    """The states after the last pass, then what each pass hands out, stacked."""
+    most = None if count is None else int(count.item())
+    goes_on = True if condition is None else bool(condition)
+    scanned: list[list[Any]] = []
+    number = 0
+    while goes_on and (most is None or number < most):
+        again, *found = run("body", torch.tensor(number), torch.tensor(True), *states)
+        states, scanned = tuple(found[: len(states)]), [*scanned, found[len(states) :]]
+        goes_on, number = bool(again), number + 1
+    stacked = [torch.stack(column) for column in zip(*scanned, strict=True)]
+    return (*states, *stacked)
+
+
+@op("Scan")
+def scan(call: Call, *inputs: Any, run: Run) -> tuple[Any, ...]:
+    """Over slices of the last inputs; results are stacked along their axes."""
+    count = call.attr("num_scan_inputs")
+    states, sequences = inputs[: len(inputs) - count], inputs[len(inputs) - count :]
+    axes = call.attr("scan_input_axes") or [0] * count
+    back = call.attr("scan_input_directions") or [0] * count
+    slices = [_slices(x, axis, bool(b)) for x, axis, b in zip(sequences, axes, back, strict=True)]
+    rows = []
+    for given in zip(*slices, strict=True):
+        found = run("body", *states, *given)
+        states = tuple(found[: len(states)])
+        rows.append(found[len(states) :])
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    out_axes = call.attr("scan_output_axes") or [0] * len(columns)
+    out_back = call.attr("scan_output_directions") or [0] * len(columns)
+    stacked = [
+        torch.stack(column[::-1] if b else column, axis)
+        for column, axis, b in zip(columns, out_axes, out_back, strict=True)
+    ]
+    return (*states, *stacked)
+
+
+def _slices(x: Tensor, axis: int, back: bool) -> list[Tensor]:
+    found = list(x.unbind(axis))
+    return found[::-1] if back else found
+
+
+@op("SequenceEmpty")
+def sequence_empty(call: Call) -> list[Any]:
+    """No tensors."""
+    return []
+
+
+@op("SequenceConstruct")
+def sequence_construct(call: Call, *values: Tensor) -> list[Any]:
+    """Tensors in a row."""
+    return list(values)
+
+
+@op("SequenceInsert")
+def sequence_insert(call: Call, row: list[Any], value: Tensor, place: Tensor | None = None) -> list[Any]:
+    """One more, at the end unless told where."""
+    at = len(row) if place is None else int(place.item()) % (len(row) + 1)
+    return [*row[:at], value, *row[at:]]
+
+
+@op("SequenceAt")
+def sequence_at(call: Call, row: list[Any], place: Tensor) -> Tensor:
+    """One of them."""
+    found: Tensor = row[int(place.item())]
+    return found
+
+
+@op("ConcatFromSequence")
+def concat_from_sequence(call: Call, row: list[Any]) -> Tensor:
+    """All of them, along an axis or along a new one."""
+    return (torch.stack if call.attr("new_axis", 0) else torch.cat)(row, call.attr("axis"))
+
+
+@op("SplitToSequence")
+def split_to_sequence(call: Call, x: Tensor, sizes: Tensor | None = None) -> list[Any]:
+    """Parts of given sizes, or single positions."""
+    axis = call.attr("axis", 0)
+    parts = list(torch.split(x, 1 if sizes is None else sizes.tolist(), axis))
+    return [part.squeeze(axis) for part in parts] if sizes is None and not call.attr("keepdims", 1) else parts

@@ -1,0 +1,85 @@
+"""A graph as a list of steps: one function call each, on values by name."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxprune.graph import bodies, captured_values
+from onnxprune.torch_twin.constants import is_constant
+from onnxprune.torch_twin.fallback import fallback
+from onnxprune.torch_twin.registry import OPS, Call, Function, call_of
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    call: Call
+    function: Function
+    inputs: tuple[str | None, ...]
+    outputs: tuple[str, ...]
+    bodies: Mapping[str, "Program"]
+    done: tuple[str, ...]
+
+
+class Program:
+    """The nodes of a graph in order; what no later node reads is forgotten, unless a gradient needs it."""
+
+    def __init__(self, graph: ir.Graph, model: ir.Model, keys: Mapping[ir.Value, str]) -> None:
+        """`keys` are the names of constants; other values are known by their own."""
+        self._keys = keys
+        self.inputs = tuple(value.name or "" for value in graph.inputs if value not in keys)
+        self.outputs = tuple(self._key(value) for value in graph.outputs)
+        nodes = [node for node in graph if not (is_constant(node) and node.outputs[0] in keys)]
+        self._steps = [self._step(node, model, done) for node, done in zip(nodes, _last(nodes, graph), strict=True)]
+
+    def run(self, values: Values) -> list[Any]:
+        """Compute the outputs from the inputs and constants in `values`, to which results are added."""
+        for step in self._steps:
+            given = [None if name is None else values[name] for name in step.inputs]
+            more = {"run": partial(self._run_body, step, values)} if step.bodies else {}
+            results = step.function(step.call, *given, **more)
+            results = results if isinstance(results, tuple) else (results,)
+            values.update((name, result) for name, result in zip(step.outputs, results, strict=False) if name)
+            for name in step.done:
+                values.pop(name, None)
+        return [values[name] for name in self.outputs]
+
+    def _run_body(self, step: _Step, values: Values, name: str, *inputs: Any) -> list[Any]:
+        """Run the body in attribute `name` on its inputs; it sees what is known here."""
+        body = step.bodies[name]
+        return body.run({**values, **dict(zip(body.inputs, inputs, strict=True))})
+
+    def _step(self, node: ir.Node, model: ir.Model, done: tuple[str, ...]) -> _Step:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        call = call_of(node, model.opset_imports.get(domain, model.opset_imports.get("", 1)))
+        function: Callable[..., Any] = OPS.get((domain, node.op_type)) or fallback(node, model)
+        inside = {
+            name: Program(attribute.as_graph(), model, self._keys)
+            for name, attribute in node.attributes.items()
+            if attribute.type == ir.AttributeType.GRAPH
+        }
+        inputs = tuple(None if value is None else self._key(value) for value in node.inputs)
+        return _Step(call, function, inputs, tuple(v.name or "" for v in node.outputs), inside, done)
+
+    def _key(self, value: ir.Value) -> str:
+        return self._keys.get(value, value.name or "")
+
+
+def _last(nodes: list[ir.Node], graph: ir.Graph) -> list[tuple[str, ...]]:
+    """For each node, the results of the graph's nodes that it is the last to read; outputs are never done."""
+    last: dict[ir.Value, int] = {}
+    for number, node in enumerate(nodes):
+        inside = captured_values(node) if bodies(node) else ()
+        for value in (*node.outputs, *(v for v in node.inputs if v is not None), *inside):
+            if value.graph is graph or value.producer() is node:
+                last[value] = number
+    kept = {*graph.outputs, *graph.inputs}
+    done: list[list[str]] = [[] for _ in nodes]
+    for value, number in last.items():
+        if value not in kept and not value.is_initializer():
+            done[number].append(value.name or "")
+    return [tuple(names) for names in done]
