@@ -32,8 +32,8 @@ ROWS = {
     "criteria": "criteria.*",
     "settings": "config report",
     "twin": "torch_twin.*",
-    "stages": "functions prepare scoring allocate probe choose verify planning clipping solve pairs descent adjust "
-    "rebuild bench fidelity measure reporting",
+    "stages": "functions prepare importance scoring allocate probe choose verify planning clipping solve pairs descent "
+    "adjust rebuild bench fidelity measure reporting",
     "order": "pipeline replay",
     "questions": "explain inspection judging doctor",
     "command line": "bars options output render render_facts showing commands cli __main__ __init__",
