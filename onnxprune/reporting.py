@@ -38,6 +38,7 @@ class Outcome:
     seconds: Mapping[str, float]
     disk_bytes: int
     wide: Sequence[Linear] = ()
+    notes: tuple[str, ...] = ()
 
 
 def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, plan: Plan, outcome: Outcome) -> Report:
@@ -77,7 +78,7 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
         fidelity=outcome.measured.fidelity,
         accuracy=outcome.measured.accuracy,
         seconds=dict(outcome.seconds),
-        notes=(*_notes(config, data), *_wide(config, outcome)),
+        notes=(*_notes(config, data), *_wide(config, outcome), *outcome.notes),
     )
 
 
