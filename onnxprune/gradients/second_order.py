@@ -14,11 +14,12 @@ from onnxprune.config import Config
 from onnxprune.criteria.hessian import Principal, principal, strengths
 from onnxprune.criteria.scored import Scores
 from onnxprune.errors import BadInput
-from onnxprune.gradients.loss import Loss, is_classifier
+from onnxprune.gradients.loss import Loss, is_classifier, one_thread
 from onnxprune.gradients.through_gates import answers, untouched
 from onnxprune.grouping import Group
 from onnxprune.native import F64
 from onnxprune.op_rules.facts import Linear
+from onnxprune.parallel import each
 from onnxprune.prepare import Data, Prepared
 from onnxprune.progress import Tick
 from onnxprune.torch_twin import Twin
@@ -36,17 +37,24 @@ def score_filters(prepared: Prepared, data: Data, config: Config, tick: Tick) ->
 
     Raises BadInput where labels do not fit the model, or no gradient reaches any weight.
     """
-    curvature = Curvature(prepared, data, config.seed)
+    with one_thread():
+        curvature = Curvature(prepared, data, config.seed)
+        writers = {g.name: [x for x in g.writers if curvature.knows(x.weight)] for g in prepared.groups}
+        names = {g.name: tuple(dict.fromkeys(x.weight.name or "" for x in writers[g.name])) for g in prepared.groups}
+
+        def solve(weights: tuple[str, ...]) -> Principal:
+            found = curvature.principal(weights, config.seed)
+            tick()
+            return found
+
+        sets = [weights for weights in dict.fromkeys(names.values()) if weights]
+        eigen = dict(zip(sets, each(solve, sets, curvature.depth), strict=True))
     found: dict[str, F64] = {}
-    eigen: dict[tuple[str, ...], Principal] = {}
     for group in prepared.groups:
-        writers = [linear for linear in group.writers if curvature.knows(linear.weight)]
-        names = tuple(dict.fromkeys(linear.weight.name or "" for linear in writers))
-        if names and names not in eigen:
-            eigen[names] = curvature.principal(names, config.seed)
-        if names and eigen[names].vector.any():
-            found[group.name] = _by_filter(group, writers, curvature.split(names, eigen[names].vector), prepared)
-        tick()
+        one = eigen.get(names[group.name])
+        if one is not None and one.vector.any():
+            vectors = curvature.split(names[group.name], one.vector)
+            found[group.name] = _by_filter(group, writers[group.name], vectors, prepared)
     if not found:
         raise BadInput(f"--method {config.method}: no gradient of an output reaches the weights of any group")
     notes = (answers(curvature.classifier, curvature.labelled), *_convergence(eigen))
@@ -90,7 +98,7 @@ class Curvature:
         labels = labels_of(data.source)
         self.labelled, self.classifier = labels is not None, False
         self._gradients: list[dict[str, Tensor]] = []
-        self._samples, loss = 0, Loss(seed)
+        self._samples, loss = 0, Loss(seed, labels)
         most = _affordable(prepared)
         for feeds in data.source.batches():
             size = batch_of(feeds, data.axes)
@@ -98,9 +106,8 @@ class Curvature:
                 feeds = cut(feeds, data.axes, 0, most - self._samples)
                 size = most - self._samples
             outputs = self._twin(**{name: to_tensor(array) for name, array in feeds.items()})
-            own = None if labels is None else labels[self._samples : self._samples + size]
             self.classifier = is_classifier(outputs)
-            self._gradients.append(self._gradient(loss(outputs, own)))
+            self._gradients.append(self._gradient(loss(outputs, self._samples, size)))
             self._samples += size
             if self._samples >= most:
                 break
@@ -114,6 +121,10 @@ class Curvature:
         size = sum(self._weights[name].numel() for name in names)
         start = np.random.default_rng([seed, *"".join(names).encode()]).standard_normal(size)
         return principal(self.product(names), start)
+
+    def depth(self, names: Sequence[str]) -> float:
+        """How much of the network a product with these weights goes back through, at most: the first of them tells."""
+        return -float(min(list(self._weights).index(name) for name in names))
 
     def product(self, names: Sequence[str]) -> Callable[[F64], F64]:
         """v → Hv for these weights."""
@@ -151,7 +162,7 @@ class Curvature:
                 if image is not None:
                     total[name] += image
         flat = torch.cat([total[name].reshape(-1) for name in names]) / max(self._samples, 1)
-        return flat.numpy()
+        return np.asarray(flat.numpy(), np.float64)
 
 
 def _affordable(prepared: Prepared) -> int:

@@ -12,10 +12,11 @@ from onnxprune.calibration.window import batch_of, cut
 from onnxprune.config import Config
 from onnxprune.criteria.scored import Scores
 from onnxprune.errors import BadInput
-from onnxprune.gradients.loss import Loss, is_classifier
+from onnxprune.gradients.loss import Loss, is_classifier, one_thread
 from onnxprune.graph import Array
 from onnxprune.grouping import Group
 from onnxprune.native import F64
+from onnxprune.parallel import ahead
 from onnxprune.passes.gates import BatchAxis, Gated, Reading, add_gates, readings
 from onnxprune.prepare import Data, Prepared
 from onnxprune.progress import Tick
@@ -33,15 +34,17 @@ def score_gates(prepared: Prepared, data: Data, config: Config, tick: Tick, tota
     Raises BadInput where labels do not fit the model, or no gradient reaches any channel.
     """
     groups, labels = prepared.groups, labels_of(data.source)
-    sums, samples, classes = {group.name: np.zeros(group.width) for group in groups}, 0, False
-    for gradients, classes in gate_gradients(prepared, data, config.seed, labels, tick):
+    sums, samples = {group.name: np.zeros(group.width) for group in groups}, 0
+    classifier = False
+    for gradients, is_one in gate_gradients(prepared, data, Loss(config.seed, labels), tick):
         for group in groups:
             sums[group.name] += total(by_block(gradients, group))
         samples += len(gradients)
+        classifier = is_one
     found = {name: score / samples for name, score in sums.items() if score.any()}
     if not found:
         raise BadInput(f"--method {config.method}: no gradient of an output reaches any channel that can go")
-    return Scores(found, (answers(classes, labels is not None), *untouched(groups, found)))
+    return Scores(found, (answers(classifier, labels is not None), *untouched(groups, found)))
 
 
 def by_block(gradients: F64, group: Group) -> F64:
@@ -67,9 +70,7 @@ def untouched(groups: Sequence[Group], found: Mapping[str, F64]) -> tuple[str, .
     return (f"No gradient says anything of {shown}: ranked by magnitude.",) if names else ()
 
 
-def gate_gradients(
-    prepared: Prepared, data: Data, seed: int, labels: Array | None, tick: Tick
-) -> Iterator[tuple[F64, bool]]:
+def gate_gradients(prepared: Prepared, data: Data, loss: Loss, tick: Tick) -> Iterator[tuple[F64, bool]]:
     """For each batch (samples, units + 1) ∂L_n/∂gate, and whether the model is a classifier.
 
     Where the samples cannot be told apart in what is read, they are run one by one; those of a fixed batch together.
@@ -77,26 +78,32 @@ def gate_gradients(
     units = np.concatenate([group.units for group in prepared.groups])
     reads = readings(prepared.analysis, units)
     gated = add_gates(prepared.analysis, reads, batch_axes(prepared, data, reads))
-    twin, loss, start = Twin(gated.model), Loss(seed), 0
+    twin = Twin(gated.model)
     twin.requires_grad_(False)
-    for feeds in _fed(gated, data):
+
+    def gradient(fed: tuple[int, Mapping[str, Array]]) -> tuple[F64, bool]:
+        first, feeds = fed
         size = batch_of(feeds, data.axes)
         gates = torch.ones((size if gated.per_sample else 1, prepared.analysis.units + 1), requires_grad=True)
         outputs = twin(**{name: to_tensor(array) for name, array in feeds.items()}, **{gated.name: gates})
-        yield (
-            _gradient(loss(outputs, None if labels is None else labels[start : start + size]), gates),
-            is_classifier(outputs),
-        )
-        start += size
-        tick()
+        return _gradient(loss(outputs, first, size), gates), is_classifier(outputs)
+
+    with one_thread():
+        for found in ahead(gradient, _fed(gated, data)):
+            yield found
+            tick()
 
 
-def _fed(gated: Gated, data: Data) -> Iterator[Mapping[str, Array]]:
+def _fed(gated: Gated, data: Data) -> Iterator[tuple[int, Mapping[str, Array]]]:
+    """What is run together, and the number of its first sample."""
+    first = 0
     for feeds in data.source.batches():
+        size = batch_of(feeds, data.axes)
         if gated.per_sample or data.fixed_batch:
-            yield feeds
+            yield first, feeds
         else:
-            yield from (cut(feeds, data.axes, i, i + 1) for i in range(batch_of(feeds, data.axes)))
+            yield from ((first + i, cut(feeds, data.axes, i, i + 1)) for i in range(size))
+        first += size
 
 
 def _gradient(loss: Tensor, gates: Tensor) -> F64:
