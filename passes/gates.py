@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxprune.constants import computed_constants
 from onnxprune.dependency import Analysis
 from onnxprune.graph import add_constant, names_in, nodes_by_name, values_by_name
-from onnxprune.grouping import Slot
+from onnxprune.grouping import Mask, Slot
 from onnxprune.labels import WHOLE, Atoms, Label, Shape
 
 GATES = "onnxprune.gates"
@@ -60,35 +60,41 @@ def readings(analysis: Analysis, units: Atoms) -> list[Reading]:
     for slot in analysis.slots:
         if slot.reader is None:
             carried[slot.value].append(slot.label)
-    found: list[Reading] = []
-    covered: dict[ir.Node, Atoms] = {}
+    found: dict[ir.Node, list[Reading]] = defaultdict(list)
     constant = computed_constants(analysis.model)
-    for slot in (*(s for s in analysis.slots if s.contracted), *analysis.summed):
+    multiplied = {(linear.node, linear.weight): linear.x for linear in analysis.linears}
+    weights = (slot for slot in analysis.slots if slot.contracted)
+    for slot, product in (*((s, False) for s in weights), *((s, True) for s in analysis.summed)):
         if slot.reader is None or all(value in constant for value in slot.reader.outputs):
             continue
-        own = np.unique(slot.label.atoms)
-        own = np.setdiff1d(own[wanted[own]], covered.get(slot.reader, ()))
-        if own.size:
-            covered[slot.reader] = np.union1d(own, covered.get(slot.reader, ()))
-            found += _readings(analysis, slot, own, carried)
-    return found
+        index, labels = _behind(slot, product, multiplied, carried)
+        own = wanted & np.isin(np.arange(wanted.size), slot.label.atoms)
+        for covered in (x for x in found[slot.reader] if product or x.index == index):
+            own[covered.label.atoms] = False
+        found[slot.reader] += _readings(slot.reader, index, labels, own)
+    return [read for own_reads in found.values() for read in own_reads]
 
 
-def _readings(analysis: Analysis, slot: Slot, own: Atoms, carried: Mapping[ir.Value, Sequence[Label]]) -> list[Reading]:
-    """The reading behind a place: what the weight is multiplied with where that is an input, else the place itself."""
-    node = slot.reader
-    assert node is not None
-    inputs = list(node.inputs)
-    layer = next((x for x in analysis.linears if x.node is node and x.weight is slot.value), None)
-    if layer is not None and layer.x in inputs:
-        index, labels = inputs.index(layer.x), carried[layer.x]
-    elif slot.value in inputs:
-        index, labels = inputs.index(slot.value), [slot.label]
-    else:
+def _behind(
+    slot: Slot,
+    product: bool,
+    multiplied: Mapping[tuple[ir.Node, ir.Value], ir.Value],
+    carried: Mapping[ir.Value, Sequence[Label]],
+) -> tuple[int, Sequence[Label]]:
+    """The input of the reader that a place stands for: what a weight is multiplied with, else the place itself."""
+    assert slot.reader is not None
+    inputs = list(slot.reader.inputs)
+    x = multiplied.get((slot.reader, slot.value))
+    if not product and x is not None and x in inputs:
+        return inputs.index(x), carried[x]
+    return inputs.index(slot.value), [slot.label]
+
+
+def _readings(node: ir.Node, index: int, labels: Sequence[Label], own: Mask) -> list[Reading]:
+    value = node.inputs[index]
+    if value is None or value.dtype not in (None, *FLOATS):
         return []
-    if inputs[index].dtype not in (None, *FLOATS):  # type: ignore[union-attr]
-        return []
-    masked = [Label(x.axes, np.where(np.isin(x.atoms, own), x.atoms, WHOLE)) for x in labels]
+    masked = [Label(x.axes, np.where(own[x.atoms], x.atoms, WHOLE)) for x in labels]
     return [Reading(node, index, label) for label in masked if np.any(label.atoms != WHOLE)]
 
 
