@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = {
     "onnxprune": "onnxprune",
     "onnxprune.criteria": "onnxprune/criteria",
+    "onnxprune.gradients": "onnxprune/gradients",
     "onnxprune.op_rules": "onnxprune/op_rules",
     "onnxprune.torch_twin": "onnxprune/torch_twin",
     "onnxprune.torch_twin.ops": "onnxprune/torch_twin/ops",
@@ -32,7 +33,7 @@ ROWS = {
     "criteria": "criteria.*",
     "settings": "config report",
     "twin": "torch_twin.*",
-    "stages": "functions prepare importance scoring allocate probe choose verify planning clipping solve pairs descent "
+    "stages": "functions prepare gradients.* importance scoring allocate greedy probe choose verify planning clipping solve pairs descent "
     "adjust rebuild bench fidelity measure reporting",
     "order": "pipeline replay",
     "questions": "explain inspection judging doctor",
