@@ -1,5 +1,6 @@
 """The one way through: load, analyse, collect, score, allocate, remove, rebuild, verify, measure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +16,11 @@ from onnxprune.criteria import lookup
 from onnxprune.criteria.problem import Options
 from onnxprune.dependency import Keep
 from onnxprune.errors import BadInput
+from onnxprune.importance import SCORERS
 from onnxprune.layers import Layer, layers_in_order
 from onnxprune.measure import measure, open_judge
 from onnxprune.model_io import ModelSource, like, load
+from onnxprune.native import F64
 from onnxprune.passes.remove import remove
 from onnxprune.passes.samplers import drop_idle_samplers
 from onnxprune.passes.states import settle_products
@@ -75,7 +78,7 @@ def _run(
         loaded = load(model)
         judge = open_judge(loaded.model, eval, metric, settings)
         fold = criterion.needs_data or settings.rebuild != "none"
-        data = open_data(loaded.model, calib, settings, matched=fold)
+        data = open_data(loaded.model, calib, settings, matched=fold or settings.method in SCORERS)
         prepared = prepare(loaded.model, data, settings, fold)
     costs = cost_model(prepared.analysis, prepared.original)
     data = fitted(data, prepared.analysis.trace, float(costs.macs(costs.full)), settings)
@@ -84,7 +87,7 @@ def _run(
     fits = allowance([layer.linear for layer in layers], settings.memory_bytes)
     sampling = Sampling(data.source.samples, data.batches, len(layers), prepared.analysis.trace, settings.seed, fits)
     collected = _collect(prepared, layers, data, sampling, stages) if fold else None
-    scored = _score(prepared, collected, settings, stages)
+    scored = _score(prepared, collected, data, settings, stages)
     collected = collected and replace(collected, statistics={})  # the rebuild needs the targets alone
     chosen, keep, refused = _choose(prepared, scored, layers, data, settings, stages)
     del scored  # and with it the moments of all layers
@@ -117,10 +120,15 @@ def _collect(prepared: Prepared, layers: list[Layer], data: Data, sampling: Samp
         return collect(prepared.analysis.flat, layers, readers, data.source, sampling, tick)
 
 
-def _score(prepared: Prepared, collected: Collected | None, config: Config, stages: Stages) -> list[Scored]:
-    options = Options(norm=config.norm, forward=config.forward)
+def _score(prepared: Prepared, collected: Collected | None, data: Data, config: Config, stages: Stages) -> list[Scored]:
+    options, criterion = Options(norm=config.norm, forward=config.forward), lookup(config.method)
+    importances: Mapping[str, F64] = {}
+    if config.method in SCORERS:
+        with stages.stage("importance") as tick:
+            importances = SCORERS[config.method](prepared, data, config, tick)
     with stages.stage("score", len(prepared.groups)) as tick:
-        return score(prepared.analysis, collected, lookup(config.method), options, config.seed, prepared.groups, tick)
+        groups, seed = prepared.groups, config.seed
+        return score(prepared.analysis, collected, criterion, options, seed, groups, tick, importances)
 
 
 def _choose(
