@@ -77,8 +77,9 @@ def _run(
     with stages.stage("analyse"):
         loaded = load(model)
         judge = open_judge(loaded.model, eval, metric, settings)
-        fold = criterion.needs_data or settings.rebuild != "none"
-        data = open_data(loaded.model, calib, settings, matched=fold or settings.method in SCORERS)
+        solves = criterion.needs_data or settings.rebuild != "none"
+        fold = solves or settings.method in SCORERS
+        data = open_data(loaded.model, calib, settings, matched=fold)
         prepared = prepare(loaded.model, data, settings, fold)
     costs = cost_model(prepared.analysis, prepared.original)
     data = fitted(data, prepared.analysis.trace, float(costs.macs(costs.full)), settings)
@@ -86,7 +87,7 @@ def _run(
     layers = [layer for layer in layers if layer.name not in prepared.frozen and layer.bias is not None]
     fits = allowance([layer.linear for layer in layers], settings.memory_bytes)
     sampling = Sampling(data.source.samples, data.batches, len(layers), prepared.analysis.trace, settings.seed, fits)
-    collected = _collect(prepared, layers, data, sampling, stages) if fold else None
+    collected = _collect(prepared, layers, data, sampling, stages) if solves else None
     scored = _score(prepared, collected, data, settings, stages)
     collected = collected and replace(collected, statistics={})  # the rebuild needs the targets alone
     chosen, keep, refused = _choose(prepared, scored, layers, data, settings, stages)
@@ -108,7 +109,7 @@ def _run(
     with stages.stage("measure"):
         measured = measure(prepared.original, slim, data, judge, settings)
     plan = make_plan(prepared, keep, reader_errors(prepared, solved), settings)
-    wide = [layer.linear for layer in layers if fold and layer.linear.features.shape[1] > fits.widest]
+    wide = [layer.linear for layer in layers if solves and layer.linear.features.shape[1] > fits.widest]
     outcome = Outcome(slim, chosen, refused, solved, proof, measured, stages.seconds, disk, wide)
     return Result(like(slim, loaded), plan, make_report(loaded, settings, prepared, data, plan, outcome))
 
