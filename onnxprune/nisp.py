@@ -1,11 +1,11 @@
 """NISP: the importance of the final responses, propagated back through the whole graph (Yu et al. 2018).
 
-One sweep over all nodes, back to front. Where it comes to the layer that makes a group's channels, all their readers
-have been met: the channels are ranked, and those that would go hand nothing on.
+One sweep over all nodes, back to front. Where it first meets a layer that makes a group's channels, these are ranked,
+and those that would go hand nothing on, there and at all other layers that make them.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -50,23 +50,11 @@ def nisp(prepared: Prepared, data: Data, config: Config, tick: Tick) -> Mapping[
 def propagate(
     analysis: Analysis, flow: Flow, final: Mapping[ir.Value, Score], groups: Sequence[Group], widths: Sequence[int]
 ) -> dict[str, F64]:
-    """The scores of the groups' units, when so many of each stay, from those of the final responses.
-
-    A group that several layers write is chosen before the sweep, by a sweep of its own in which it is whole: its first
-    writer comes last, when what it would have handed to the others has been handed on.
-    """
-    origins = _origins(analysis, groups)
-    gone = np.zeros(analysis.units + 1, np.bool_)
-    shared = [i for i, values in enumerate(origins) if len(values) != 1]
-    if shared:
-        before = _Sweep(analysis, flow, groups, origins, widths, gone.copy())
-        before.run(final)
-        for i in shared:
-            before.choose(i)
-            gone[groups[i].units] |= before.gone[groups[i].units]
-    sweep = _Sweep(analysis, flow, groups, origins, widths, gone)
-    sweep.run(final)
-    return {groups[i].name: score for i, (score, _) in sweep.found.items() if score.any()}
+    """The scores of the groups' units, when so many of each stay, from those of the final responses."""
+    sweep = _Sweep(analysis, flow, groups, widths)
+    sweep.scores |= final
+    sweep.through(analysis.model.graph)
+    return {groups[i].name: score for i, score in sweep.found.items() if score.any()}
 
 
 def _origins(analysis: Analysis, groups: Sequence[Group]) -> list[list[ir.Value]]:
@@ -87,83 +75,66 @@ def _passes_on(linear: Linear) -> bool:
     return linear.x is linear.y or bool(np.all(linear.features[:, :1] == linear.outputs))
 
 
-@dataclass(eq=False)
 class _Sweep:
-    """A backward pass. `found` has what was met of each group, as a number times 2 to a power; `gone` what is cut."""
+    """A pass from the last node to the first. `found` has the scores of each group that was met."""
 
-    analysis: Analysis
-    flow: Flow
-    groups: Sequence[Group]
-    origins: Sequence[Sequence[ir.Value]]
-    widths: Sequence[int]
-    gone: Mask
-    scores: dict[ir.Value, Score] = field(default_factory=dict)
-    exponent: int = 0
-    found: dict[int, tuple[F64, int]] = field(default_factory=dict)
-
-    def run(self, final: Mapping[ir.Value, Score]) -> None:
-        """Go through all nodes from the last to the first."""
-        self.units: dict[ir.Value, list[Atoms]] = {}
-        for slot in self.analysis.slots:
-            if slot.reader is None:
-                self.units.setdefault(slot.value, []).append(slot.label.atoms)
-        self.here: dict[ir.Value, list[int]] = {}
-        for i, values in enumerate(self.origins):
+    def __init__(self, analysis: Analysis, flow: Flow, groups: Sequence[Group], widths: Sequence[int]) -> None:
+        self._analysis, self._flow, self._groups, self._widths = analysis, flow, groups, widths
+        self._made: dict[ir.Value, list[int]] = defaultdict(list)
+        for i, values in enumerate(_origins(analysis, groups)):
             for value in values:
-                self.here.setdefault(value, []).append(i)
-        self.scores |= final
-        self._graph(self.analysis.model.graph)
+                self._made[value].append(i)
+        self._units: dict[ir.Value, list[Atoms]] = defaultdict(list)
+        for slot in analysis.slots:
+            if slot.reader is None and slot.value in self._made:
+                self._units[slot.value].append(slot.label.atoms)
+        self._gone = np.zeros(analysis.units + 1, np.bool_)
+        self.scores: dict[ir.Value, Score] = {}
+        self.found: dict[int, F64] = {}
 
-    def _graph(self, graph: ir.Graph) -> None:
+    def through(self, graph: ir.Graph) -> None:
+        """Take what the nodes' outputs count back to their inputs, bodies after the nodes that hold them."""
         for node in reversed(graph):
             for value in node.outputs:
-                if value in self.scores:
+                if value in self.scores and value in self._made:
                     self._arrive(value)
-            for value, score in self.flow.back(node, self.scores).items():
+            for value, score in self._flow.back(node, self.scores).items():
                 self.scores[value] = self.scores[value].plus(score) if value in self.scores else score
             for value in node.outputs:
                 self.scores.pop(value, None)
             for body in bodies(node):
-                self._graph(body)
+                self.through(body)
             self._level()
 
     def _arrive(self, value: ir.Value) -> None:
-        """Note what a value counts for the groups that are made in it, choose, and drop what goes."""
-        mine = self.here.get(value, ())
-        for i in mine:
-            self._note(i, value)
-            if len(self.origins[i]) == 1:
-                self.choose(i)
-        if mine:
-            score = self.scores[value]
-            parts = [np.where(self.gone[u], 0.0, p) for u, p in zip(self.units[value], score.parts, strict=True)]
-            self.scores[value] = Score(tuple(parts), min(float(part.sum()) for part in parts))
+        """Rank the groups that are made in a value and were not met before; what goes hands nothing on."""
+        for i in self._made[value]:
+            if i not in self.found:
+                self.found[i] = self._scores_of(self._groups[i], value)
+                self._gone[self._groups[i].units] |= self._leaving(i)
+        parts = [
+            np.where(self._gone[units], 0.0, part)
+            for units, part in zip(self._units[value], self.scores[value].parts, strict=True)
+        ]
+        self.scores[value] = Score(tuple(parts), min(float(part.sum()) for part in parts))
 
-    def _note(self, i: int, value: ir.Value) -> None:
-        group = self.groups[i]
-        position = group.positions(self.analysis.units)
-        total = np.zeros(group.width)
-        for units, part in zip(self.units[value], self.scores[value].parts, strict=True):
+    def _scores_of(self, group: Group, value: ir.Value) -> F64:
+        position, total = group.positions(self._analysis.units), np.zeros(group.width)
+        for units, part in zip(self._units[value], self.scores[value].parts, strict=True):
             mine = position[units] >= 0
             np.add.at(total, position[units][mine], part[mine])
-        before, exponent = self.found.get(i, (np.zeros(group.width), self.exponent))
-        largest = max(exponent, self.exponent)
-        scaled = np.ldexp(before, exponent - largest) + np.ldexp(total, self.exponent - largest)
-        self.found[i] = scaled, largest
+        return total
 
-    def choose(self, i: int) -> None:
-        """Mark what goes of a group at its width; nothing where it was not met."""
-        group = self.groups[i]
-        if i in self.found:
-            problem = Problem(group.name, group.width, (), (), group.rows, importance=self.found[i][0])
-            stays = np.zeros(group.width, np.bool_)
-            stays[select(problem, Options()).keep(self.widths[i])] = True
-            self.gone[group.units] |= ~stays[group.member]
+    def _leaving(self, i: int) -> Mask:
+        """Which of a group's units go at its width."""
+        group = self._groups[i]
+        problem = Problem(group.name, group.width, (), (), group.rows, importance=self.found[i])
+        stays = np.zeros(group.width, np.bool_)
+        stays[select(problem, Options()).keep(self._widths[i])] = True
+        return np.asarray(~stays[group.member])
 
     def _level(self) -> None:
         """Products of weights overflow: bring all scores back, by one factor, so that branches stay comparable."""
         peak = max((score.whole for score in self.scores.values()), default=0.0)
-        power = int(np.frexp(peak)[1]) if peak > 0 else 0
-        if abs(power) > LARGE:
+        if peak > 0 and abs(power := int(np.frexp(peak)[1])) > LARGE:
             self.scores = {value: score.times(2.0**-power) for value, score in self.scores.items()}
-            self.exponent += power
