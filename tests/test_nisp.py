@@ -152,8 +152,6 @@ def made(case: Case) -> dict[str, list[str]]:
 
 THREE = """h1 = Gemm <transB = 1> (x, w1) r1 = Relu (h1)
     h2 = Gemm <transB = 1> (r1, w2) r2 = Relu (h2) y = MatMul (r2, w3)"""
-    "h1 = Gemm <transB = 1> (x, w1) r1 = Relu (h1) h2 = Gemm <transB = 1> (r1, w2) r2 = Relu (h2) y = MatMul (r2, w3)"
-)
 BY_HAND = {
     "w1": np.float32([[1, 2], [3, 4], [5, 6]]),
     "w2": np.float32([[1, -2, 3], [-4, 5, 0.5]]),
