@@ -63,17 +63,18 @@ def _ranked(rows: F64, label: Label) -> F64:
 
 
 def named(analysis: Analysis, original: ir.Model, flow: Flow, name: str) -> Counter[ir.Value]:
-    """The results of the node called `name`.
+    """The results of the node called `name`; of one that was folded away, those of the layer in front that it went into.
 
     Raises BadInput where there is none, or where what it gives cannot be seen.
     """
-    node = nodes_by_name(analysis.model).get(name)
-    before = nodes_by_name(original).get(name) if node is None else None  # folded away: its result lives on
-    if node is None and before is None:
+    node = nodes_by_name(analysis.model).get(name) or nodes_by_name(original).get(name)
+    if node is None:
         raise BadInput(f"--frl {name!r} is no node of the model; `onnxprune inspect` lists the names")
-    wanted = {value.name for value in (node or before).outputs}  # type: ignore[union-attr]
     seen = {value.name for other in analysis.flat.graph for value in other.outputs}
-    found = [v for other in every_node(analysis.model) for v in other.outputs if v.name in wanted & seen]
+    every = {value.name: value for other in every_node(analysis.model) for value in other.outputs if value.name in seen}
+    while node is not None and not any(value.name in every for value in node.outputs):
+        node = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+    found = [every[value.name] for value in (node.outputs if node is not None else ()) if value.name in every]
     if not any(flow.carries(value) for value in found):
         raise BadInput(f"--frl {name!r} gives nothing that can be collected: name a layer outside branches and loops")
     return Counter(value for value in found if flow.carries(value))

@@ -38,7 +38,11 @@ def nisp(prepared: Prepared, data: Data, config: Config, tick: Tick) -> Mapping[
     """
     analysis, groups = prepared.analysis, prepared.groups
     flow = Flow(analysis, config.open)
-    last = named(analysis, prepared.original, flow, config.frl) if config.frl else standing_last(analysis, flow)
+    last = (
+        named(analysis, prepared.original, flow, config.frl)
+        if config.frl is not None
+        else standing_last(analysis, flow)
+    )
     final = final_scores(analysis, flow, data.source, last)
     tick()
     align = runtime_block() if config.align == "auto" else config.align
