@@ -63,7 +63,7 @@ def _ranked(rows: F64, label: Label) -> F64:
 
 
 def named(analysis: Analysis, original: ir.Model, flow: Flow, name: str) -> Counter[ir.Value]:
-    """The results of the node called `name`; of one that was folded away, those of the layer in front that it went into.
+    """The results of the node called `name`; of one that was folded away, those of the layer that it went into.
 
     Raises BadInput where there is none, or where what it gives cannot be seen.
     """
