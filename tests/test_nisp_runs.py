@@ -155,7 +155,7 @@ def test_groups_that_the_responses_do_not_depend_on_have_no_score() -> None:
     assert len(some) < len(every) == len(prepared.groups)
 
 
-SMALL = settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+SMALL = settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @SMALL
