@@ -29,8 +29,8 @@ ROWS = {
     "passes": "passes.*",
     "criteria": "criteria.*",
     "settings": "config report",
-    "stages": "functions prepare scoring allocate probe choose verify planning clipping solve pairs descent adjust "
-    "rebuild bench fidelity measure reporting",
+    "stages": "functions prepare importance flow final_responses nisp scoring allocate probe choose verify planning "
+    "clipping solve pairs descent adjust rebuild bench fidelity measure reporting",
     "order": "pipeline replay",
     "questions": "explain inspection judging doctor",
     "command line": "bars options output render render_facts showing commands cli __main__ __init__",
