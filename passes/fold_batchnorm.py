@@ -23,6 +23,18 @@ def fold_batchnorm(model: ir.Model, convolutions: Collection[str]) -> ir.Model:
     return model
 
 
+def with_zero_norm(model: ir.Model) -> list[str]:
+    """The convolutions whose BatchNormalization multiplies a channel by zero, and can be folded."""
+    found = []
+    for node in every_node(model):
+        norm = sole_reader(node.outputs[0])
+        if norm is not None and _foldable(node, norm):
+            gamma = norm.inputs[1]
+            assert gamma is not None
+            found += [node.name or ""] * (not np.all(array_of(gamma)))
+    return found
+
+
 def _foldable(conv: ir.Node, norm: ir.Node) -> bool:
     if conv.op_type not in ("Conv", "ConvTranspose") or norm.op_type != "BatchNormalization":
         return False

@@ -1,6 +1,6 @@
 """Tensors that are constant in all channels become constants, and what adds nothing to them or scales by one goes."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -22,9 +22,9 @@ def fold_constants(analysis: Analysis, found: Mapping[ir.Value, Steady]) -> tupl
     """
     model = analysis.model.clone()
     values, names = values_by_name(model), []
-    for value, one in found.items():
-        if np.all(one.known) and not value.is_graph_output() and _joined_by_others(analysis, value):
-            numbers = np.asarray(one.numbers)
+    constant = {value: one.numbers for value, one in found.items() if np.all(one.known)}
+    for value, numbers in constant.items():
+        if not value.is_graph_output() and _joined_by_others(analysis, value, constant):
             fresh = add_constant(model.graph, f"{value.name}.constant", numbers, value.dtype)
             values[value.name or ""].replace_all_uses_with(fresh)
             names.append(value.name or "")
@@ -54,12 +54,12 @@ def _may_be_output(value: ir.Value) -> bool:
     return value.producer() is not None and sole_reader(value) is not None
 
 
-def _joined_by_others(analysis: Analysis, value: ir.Value) -> bool:
+def _joined_by_others(analysis: Analysis, value: ir.Value, constant: Collection[ir.Value]) -> bool:
     """Whether each reader has the shape of its result from another computed input."""
     uses = list(value.uses())
     for node, _ in uses:
         op = Op(node, analysis.model.opset_imports.get("", 1), {}, analysis.trace, lambda n: np.empty(n, np.int64))
-        others = [v for v in node.inputs if v is not None and v is not value and v.const_value is None]
+        others = [v for v in node.inputs if v is not None and v not in constant and v.const_value is None]
         shape = analysis.trace.shape(node.outputs[0])
         whole = any(analysis.trace.knows(v) and analysis.trace.shape(v) == shape for v in others)
         if not whole or not pointwise(op) or node.graph is not analysis.model.graph:
