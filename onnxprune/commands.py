@@ -102,9 +102,8 @@ def fold(model: Model, **options: Any) -> None:
     if output is not None:
         from onnxprune.output import write_outputs
 
-        write_outputs(
-            folded.model, output, dict.fromkeys(others.values(), f"{folded.report.model_dump_json(indent=1)}\n")
-        )
+        text = folded.report.model_dump_json(indent=1) + "\n"
+        write_outputs(folded.model, output, dict.fromkeys(others.values(), text))
     console = show(folded.report, screen)
     if console is not None:
         from onnxprune.render_facts import show_folding

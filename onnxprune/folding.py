@@ -17,7 +17,7 @@ from onnxprune.passes.add_bias import add_bias
 from onnxprune.passes.fold_batchnorm import fold_batchnorm, with_zero_norm
 from onnxprune.passes.fold_constants import drop_neutral, fold_constants
 from onnxprune.passes.fold_gates import FoldedGate, fold_gates
-from onnxprune.passes.fold_mask import Exact, exact, remove_exactly, without_bias
+from onnxprune.passes.fold_mask import LAST, Exact, exact, remove_exactly, without_bias
 from onnxprune.passes.normalise import normalise
 from onnxprune.prepare import open_data
 from onnxprune.report import ClosedReport, Totals
@@ -98,6 +98,8 @@ class _Done:
 
     def add(self, analysis: Analysis, found: Exact) -> None:
         """Count the channels of one round to those of the rounds before it."""
+        lasting = {key: count for key, count in self.stuck.items() if key[1] == LAST}  # no group any more
+        self.stuck = lasting | dict(found.stuck)
         for group in analysis.groups:
             dead, steady = found.dead[group.name], found.steady[group.name]
             old = self.groups.get(group.name) or FoldedGroup(name=group.name, width=group.width, dead=0, constant=0)
@@ -150,7 +152,7 @@ def _folded(first: Analysis, feeds: Feeds, done: _Done) -> tuple[Analysis, float
             break
         done.constants += names
         analysis = _again(model, feeds)
-    done.stuck = found.stuck
+    done.add(analysis, found)
     model, done.dropped = drop_neutral(analysis)
     analysis = _again(model, feeds) if done.dropped else analysis
     return analysis, max(proof, prove_same(first, analysis.model, feeds))

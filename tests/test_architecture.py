@@ -23,7 +23,8 @@ ROWS = {
     "values": "version errors progress parallel heap native labels graph",
     "models": "atomic serialise model_check model_io runtime constants bodies branches pieces trace",
     "operators": "op_rules.*",
-    "analysis": "factors units balance conflicts resolve grouping sizes dependency weights layers steady costs widths plan",
+    "analysis": "factors units balance conflicts resolve grouping sizes dependency weights layers steady costs "
+    "widths plan",
     "sums": "calibration.statistics calibration.least_squares",
     "calibration": "calibration.*",
     "passes": "passes.*",
