@@ -76,9 +76,8 @@ def dense_chain(widths: list[int], rng: np.random.Generator, density: float) -> 
     weights: Weights = {f"w{i}": matrix for i, matrix in enumerate(matrices)}
     weights |= {f"b{i}": rng.standard_normal(n).astype(np.float32) for i, n in enumerate(widths[1:])}
     last = len(shapes) - 1
-    lines = [
-        f"h{i} = Gemm <transB = 1> ({f'r{i - 1}' if i else 'x'}, w{i}, b{i}) r{i} = Relu (h{i})" for i in range(last)
-    ]
+    names = ["x", *(f"r{i}" for i in range(last))]
+    lines = [f"h{i} = Gemm <transB = 1> ({names[i]}, w{i}, b{i}) r{i} = Relu (h{i})" for i in range(last)]
     body = "\n".join([*lines, f"y = Gemm <transB = 1> ({names[-1]}, w{last}, b{last})"])
     return model_from_text(f"(float[N,{widths[0]}] x) => (float[N,{widths[-1]}] y)", body, weights), matrices
 
