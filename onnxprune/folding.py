@@ -39,9 +39,10 @@ class _Frozen(BaseModel):
 
 
 class GateReport(_Frozen):
-    """A node that multiplied by constants: the layers whose weights took them in, or why it stays."""
+    """A node that multiplied by so many constants: the layers whose weights took them in, or why it stays."""
 
     name: str
+    factors: int
     into: tuple[str, ...]
     reason: str
 
@@ -186,7 +187,9 @@ def _report(
     changed = done.groups or done.norms or done.constants or done.dropped or any(g.into for g in done.gates.values())
     return FoldReport(
         model=name,
-        gates=tuple(GateReport(name=g.name, into=g.into, reason=g.reason) for g in done.gates.values()),
+        gates=tuple(
+            GateReport(name=g.name, factors=g.factors, into=g.into, reason=g.reason) for g in done.gates.values()
+        ),
         norms=tuple(done.norms),
         constants=tuple(done.constants),
         dropped=tuple(done.dropped),

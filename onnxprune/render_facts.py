@@ -9,7 +9,7 @@ from onnxprune.inspection import InputFacts, Inspection
 from onnxprune.judging import Comparison, Diagnosed, Timings
 from onnxprune.render import closed_lines, fidelity_text, print_lines, quantity, share, table, totals_table
 
-MOST = 8
+MOST = 4
 """Lines of one kind that are shown unless all are asked for."""
 
 
@@ -58,12 +58,13 @@ def show_folding(report: FoldReport, console: Console, verbose: bool, wrote: str
             made.add_row(group.name, *map(str, counts))
         console.print(made)
     console.print(totals_table(report.before, report.after))
+    gates = sorted(report.gates, key=lambda gate: gate.factors == 1)  # those of channels first
     lines = [
-        *_several("gate", [f"{gate.name} into {', '.join(gate.into)}" for gate in report.gates if gate.into], verbose),
+        *_several("gate", [f"{gate.name} into {', '.join(gate.into)}" for gate in gates if gate.into], verbose),
         *_several("norm", [f"the one behind {name} into its weights" for name in report.norms], verbose),
         *_several("constant", [f"{name} for all inputs" for name in report.constants], verbose),
         *_several("dropped", [f"{name}, which changed nothing" for name in report.dropped], verbose),
-        *_several("stays", [f"gate {gate.name}: {gate.reason}" for gate in report.gates if not gate.into], verbose),
+        *_several("stays", [f"gate {gate.name}: {gate.reason}" for gate in gates if not gate.into], verbose),
         *_several("stays", [f"{one.name} ({one.width}): {one.reason}" for one in report.stuck], verbose),
         *(("guessed", guess) for guess in report.guesses),
         *(("note", note) for note in report.notes),

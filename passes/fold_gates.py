@@ -10,8 +10,9 @@ from onnxprune.dependency import Analysis, analyse
 from onnxprune.graph import Array, add_constant, array_of, replace_constant
 from onnxprune.labels import WHOLE, Labels
 from onnxprune.op_rules.facts import Linear
+from onnxprune.op_rules.registry import Op
 from onnxprune.op_rules.scales import Gate, added, gate, passes_scale
-from onnxprune.op_rules.steady import affine, channel_axis
+from onnxprune.op_rules.steady import affine, channel_axis, pointwise
 from onnxprune.passes.drop import drop_node, drop_unread
 from onnxprune.steady import labels_of
 from onnxprune.weights import from_matrix, from_vector, to_matrix, to_vector
@@ -19,9 +20,10 @@ from onnxprune.weights import from_matrix, from_vector, to_matrix, to_vector
 
 @dataclass(frozen=True)
 class FoldedGate:
-    """A node that multiplied by constants: the layers that took the factors in, or why it stays."""
+    """A node that multiplied by so many constants: the layers that took the factors in, or why it stays."""
 
     name: str
+    factors: int
     into: tuple[str, ...] = ()
     reason: str = ""
 
@@ -38,6 +40,11 @@ class _Graph:
     labels: Mapping[ir.Value, Labels]
     makers: Mapping[ir.Value, Linear]
     readers: Mapping[ir.Node, Linear]
+
+    def op(self, node: ir.Node) -> Op:
+        """The node as the rules see it."""
+        opset = self.analysis.model.opset_imports.get("", 1)
+        return Op(node, opset, self.labels, self.analysis.trace, lambda count: np.empty(count, np.int64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +118,8 @@ def _fold(graph: _Graph, one: Gate) -> FoldedGate:
             continue
         _apply(graph.analysis.model, changes)
         drop_node(one.node, one.data)
-        return FoldedGate(name, changes.names())
-    return FoldedGate(name, reason="; ".join(dict.fromkeys(reasons)))
+        return FoldedGate(name, one.factors.size, changes.names())
+    return FoldedGate(name, one.factors.size, reason="; ".join(dict.fromkeys(reasons)))
 
 
 def _factors(graph: _Graph, one: Gate) -> _Factors:
@@ -187,7 +194,13 @@ def _of_addend(graph: _Graph, node: ir.Node, factors: _Factors) -> tuple[int, Ar
 
 
 def _below(graph: _Graph, one: Gate, factors: _Factors, changes: _Changes) -> None:
-    """Down to every layer that reads the channels."""
+    """Down to every layer that reads the channels.
+
+    One number behind a pointwise operator stays: together they may be what the runtime computes at once, as a Gelu.
+    """
+    maker = one.data.producer()
+    if factors.axis is None and maker is not None and pointwise(graph.op(maker)):
+        raise _Declined("one number for all channels goes up only")
     pending, joined = [one.node.outputs[0]], False
     while pending:
         value = pending.pop()
