@@ -10,9 +10,11 @@ from pydantic import BaseModel, ConfigDict
 from onnxprune.config import Config, make_config
 from onnxprune.costs import cost_model
 from onnxprune.dependency import Analysis, analyse
+from onnxprune.errors import ProofFailed
 from onnxprune.functions import analysed
 from onnxprune.graph import Array
 from onnxprune.model_io import ModelSource, like, load
+from onnxprune.op_rules.steady import Steady
 from onnxprune.passes.add_bias import add_bias
 from onnxprune.passes.fold_batchnorm import fold_batchnorm, with_zero_norm
 from onnxprune.passes.fold_constants import drop_neutral, fold_constants
@@ -32,6 +34,7 @@ NOTHING = (
     "channel that can be removed has zeros alone in its weights."
 )
 Feeds = Mapping[str, Array]
+Refused = dict[str, str]
 
 
 class _Frozen(BaseModel):
@@ -95,6 +98,7 @@ class _Done:
     constants: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     groups: dict[str, FoldedGroup] = field(default_factory=dict)
+    biased: set[str] = field(default_factory=set)
     stuck: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     def add(self, analysis: Analysis, found: Exact) -> None:
@@ -136,27 +140,52 @@ def fold(model: ModelSource, *, calib: object = None, config: Config | None = No
 
 def _folded(first: Analysis, feeds: Feeds, done: _Done) -> tuple[Analysis, float]:
     """The folded model, analysed, and how far its outputs are from the original's."""
-    analysis, proof = _plain(first, feeds, done), 0.0
+    analysis, refused = _plain(first, feeds, done), dict[str, str]()
     while True:
-        found = exact(analysis, steady_channels(analysis))
-        if bare := without_bias(analysis, found.shifts):
+        steady = steady_channels(analysis)
+        found = exact(analysis, steady, refused)
+        if bare := set(without_bias(analysis, found.shifts)) - done.biased:
+            done.biased |= bare
             analysis = _again(add_bias(analysis.model, bare), feeds)
-            continue
-        if found.any:
+        elif found.any:
             slim = remove_exactly(analysis, found)
-            proof = max(proof, prove(analysis, slim, found.keep, feeds))
+            if failed := _failed(analysis, slim, found, feeds):
+                alone = _refused(analysis, steady, refused, feeds)
+                refused |= alone or {group.name: failed for group in analysis.groups}
+                continue
             done.add(analysis, found)
             analysis = _again(slim, feeds)
-            continue
-        model, names = fold_constants(analysis, steady_channels(analysis))
-        if not names:
-            break
-        done.constants += names
-        analysis = _again(model, feeds)
+        else:
+            model, names = fold_constants(analysis, steady)
+            if not names:
+                break
+            done.constants += names
+            analysis = _again(model, feeds)
     done.add(analysis, found)
     model, done.dropped = drop_neutral(analysis)
     analysis = _again(model, feeds) if done.dropped else analysis
-    return analysis, max(proof, prove_same(first, analysis.model, feeds))
+    return analysis, prove_same(first, analysis.model, feeds)
+
+
+def _refused(analysis: Analysis, steady: Mapping[ir.Value, Steady], refused: Refused, feeds: Feeds) -> Refused:
+    """The groups that cannot be proved to lose what they could, each by itself."""
+    reasons = {}
+    for name in exact(analysis, steady, refused).groups():
+        alone = exact(analysis, steady, refused, name)
+        if failed := _failed(analysis, remove_exactly(analysis, alone), alone, feeds):
+            reasons[name] = failed
+    return reasons
+
+
+def _failed(analysis: Analysis, slim: ir.Model, found: Exact, feeds: Feeds) -> str:
+    """Why a removal cannot be proved: what the bodies give, and the outputs themselves; empty where it can."""
+    try:
+        prove_same(analysis, slim, feeds)
+        if any(True for _ in analysis.model.graph.subgraphs()):
+            prove(analysis, slim, found.keep, feeds)
+    except ProofFailed as error:
+        return f"its removal cannot be proved: {error}"
+    return ""
 
 
 def _plain(analysis: Analysis, feeds: Feeds, done: _Done) -> Analysis:

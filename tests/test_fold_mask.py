@@ -135,7 +135,7 @@ def test_one_channel_stays_where_all_could_go() -> None:
     weights = {"a_w": (4, 3, 1, 1), "c_w": np.zeros((4, 4, 1, 1), np.float32), "c_b": (4,)}
     found = folded("a = Conv (x, a_w) r = Relu (a) y = Conv (r, c_w, c_b)", weights)
     assert found.shapes() == {"a_w": (1, 3, 1, 1), "c_w": (4, 1, 1, 1), "c_b": (4,)}
-    assert found.reasons() == {"Conv:a": "one channel has to stay"}
+    assert found.reasons()["Conv:a"] == "one channel has to stay"
 
 
 def test_each_group_of_a_grouped_convolution_loses_as_many() -> None:
@@ -205,12 +205,28 @@ def test_a_model_without_zeros_comes_back_as_it_was_and_is_told_why() -> None:
     assert found.report.before == found.report.after
 
 
+def test_a_group_that_cannot_be_proved_stays_whole_and_the_others_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxprune.passes.needed.sees_borders", lambda linear: False)
+    body = f"a = Conv (x, a_w, a_b) r = Relu (a) b = Conv {PADDED} (r, b_w) s = Relu (b) y = Conv (s, c_w)"
+    weights = {"a_w": rows((4, 3, 1, 1), 1), "a_b": np.full(4, 0.5, np.float32), "b_w": (5, 4, 3, 3)}
+    found = folded(body, {**weights, "c_w": columns((4, 5, 1, 1), 3)})
+    assert found.groups() == {"Conv:b": (1, 0)}
+    assert "cannot be proved" in found.reasons()["Conv:a"]
+
+
 def test_a_fold_that_cannot_be_proved_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.passes.fold_mask.sees_borders", lambda linear: False)
-    weights = {"a_w": rows((4, 3, 1, 1), 1), "a_b": np.full(4, 0.5, np.float32), "c_w": (4, 4, 3, 3)}
-    body = f"a = Conv (x, a_w, a_b) r = Relu (a) y = Conv {PADDED} (r, c_w)"
+    monkeypatch.setattr("onnxprune.passes.fold_gates.passes_scale", lambda node, factors: True)
+    body = "a = Conv (x, a_w) s = Sigmoid (a) m = Mul (s, g) y = Tanh (m)"
+    weights = {"a_w": (4, 3, 1, 1), "g": np.full((1, 4, 1, 1), 0.5, np.float32)}
     with pytest.raises(ProofFailed):
         onnxprune.fold(model_from_text("(float[N,3,8,8] x) => (float[N,4,8,8] y)", body, weights))
+
+
+def test_a_constant_output_of_the_model_stays_and_is_told() -> None:
+    weights = {"a_w": (4, 3, 1, 1), "c_w": rows((4, 4, 1, 1), 2), "c_b": (4,)}
+    found = folded("a = Conv (x, a_w) r = Relu (a) y = Conv (r, c_w, c_b)", weights)
+    assert found.reasons() == {"Conv:y": "it is an output of the model"}
+    assert [one.width for one in found.report.stuck] == [1]
 
 
 def test_the_given_model_is_not_changed_and_its_kind_comes_back() -> None:

@@ -12,7 +12,7 @@ from topologies import feeds
 
 from onnxprune.folding import fold
 
-quick = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 Array = np.ndarray
 
 
@@ -95,7 +95,7 @@ def alive(matrices: list[Array]) -> list[int]:
     return counts[::-1]
 
 
-@settings(quick, max_examples=40)
+@settings(quick, max_examples=25)
 @given(st.lists(st.integers(2, 9), min_size=3, max_size=6), st.integers(0, 10_000), st.sampled_from([0.25, 0.4, 0.7]))
 def test_exactly_the_units_that_matter_remain(widths: list[int], seed: int, density: float) -> None:
     model, matrices = dense_chain(widths, np.random.default_rng(seed), density)
