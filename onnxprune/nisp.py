@@ -43,6 +43,8 @@ def nisp(prepared: Prepared, data: Data, config: Config, tick: Tick) -> Mapping[
         if config.frl is not None
         else standing_last(analysis, flow)
     )
+    if not groups:
+        return {}
     final = final_scores(analysis, flow, data.source, last)
     tick()
     align = runtime_block() if config.align == "auto" else config.align

@@ -108,6 +108,12 @@ def test_an_frl_that_gives_no_activation_is_refused() -> None:
         named(case.analysis, case.analysis.model, Flow(case.analysis, ()), name or "")
 
 
+def test_a_model_without_groups_is_refused_as_with_any_method() -> None:
+    model = model_from_text("(float[n, 6] x) => (float[n, 3] y)", "y = Gemm <transB = 1> (x, w)", {"w": (3, 6)})
+    with pytest.raises(BadInput, match="no channel of this model can go"):
+        prune(model, np.random.default_rng(0).standard_normal((32, 6)).astype(np.float32), method="nisp", sampler=False)
+
+
 def test_more_final_channels_than_can_be_compared_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxprune.final_responses.WIDEST", 7)
     with pytest.raises(BadInput, match="has 8 channels, nisp compares up to 7"):
