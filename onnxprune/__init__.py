@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from onnxprune.plan import Plan, load_plan
     from onnxprune.replay import apply_plan
     from onnxprune.report import Report
+    from onnxprune.torch_twin import to_torch
 
 # Imported when first used: `onnxprune --help` should not wait for onnx and numpy.
 _LAZY = {
@@ -24,6 +25,7 @@ _LAZY = {
     "compress": "onnxprune.pipeline",
     "inspect": "onnxprune.inspection",
     "load_plan": "onnxprune.plan",
+    "to_torch": "onnxprune.torch_twin",
 }
 
 for _link in ("passes", "calibration"):
@@ -47,6 +49,7 @@ __all__ = [
     "compress",
     "inspect",
     "load_plan",
+    "to_torch",
 ]
 
 

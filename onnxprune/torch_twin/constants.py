@@ -14,6 +14,8 @@ HELD = {
     "value_floats": np.float32,
     "value_int": np.int64,
     "value_ints": np.int64,
+    "value_string": np.bytes_,
+    "value_strings": np.bytes_,
 }
 """The attributes that a Constant node may hold its number in, and of what type that is; a tensor has its own."""
 
@@ -29,7 +31,7 @@ class Constant:
 
 
 def constants_of(model: ir.Model) -> list[Constant]:
-    """All constants but strings, in an order that a copy of the model shares."""
+    """All constants, in an order that a copy of the model shares."""
     taken: set[str] = set()
     found = []
     for value, tensor, replace in _all(model.graph):
@@ -46,7 +48,7 @@ Found = tuple[ir.Value, ir.TensorProtocol, Callable[[Array], None]]
 
 def _all(graph: ir.Graph) -> Iterator[Found]:
     for value in graph.initializers.values():
-        if value.const_value is not None and value.const_value.dtype != ir.DataType.STRING:
+        if value.const_value is not None:
             yield value, value.const_value, _in_initializer(value)
     for node in graph:
         held = next((name for name in HELD if name in node.attributes), None) if is_constant(node) else None
@@ -54,8 +56,7 @@ def _all(graph: ir.Graph) -> Iterator[Found]:
             attribute = node.attributes[held]
             kind = HELD[held]
             tensor = attribute.as_tensor() if kind is None else ir.tensor(np.array(attribute.value, kind))
-            if tensor.dtype != ir.DataType.STRING:
-                yield node.outputs[0], tensor, _in_node(node)
+            yield node.outputs[0], tensor, _in_node(node)
         for body in bodies(node):
             yield from _all(body)
 

@@ -60,14 +60,14 @@ def scatter_nd(call: Call, x: Tensor, indices: Tensor, updates: Tensor) -> Tenso
     return x.index_put(places, updates, accumulate=how == "add")
 
 
-@op("TopK")
+@op("TopK", numbers=(1,))
 def top_k(call: Call, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """The largest or smallest along one axis, sorted."""
     values, places = torch.topk(x, int(k.item()), call.attr("axis", -1), bool(call.attr("largest", 1)))
     return values, places
 
 
-@op("OneHot")
+@op("OneHot", numbers=(1,))
 def one_hot(call: Call, indices: Tensor, depth: Tensor, values: Tensor) -> Tensor:
     """A new axis with one value at the index, and another elsewhere."""
     count = int(depth.item())
@@ -84,14 +84,14 @@ def non_zero(call: Call, x: Tensor) -> Tensor:
     return torch.nonzero(x).T
 
 
-@op("Trilu")
+@op("Trilu", numbers=(1,))
 def trilu(call: Call, x: Tensor, k: Tensor | None = None) -> Tensor:
     """The upper or the lower triangle of the last two axes."""
     offset = 0 if k is None else int(k.item())
     return torch.triu(x, offset) if call.attr("upper", 1) else torch.tril(x, offset)
 
 
-@op("CumSum")
+@op("CumSum", numbers=(1,))
 def cum_sum(call: Call, x: Tensor, axis: Tensor) -> Tensor:
     """Along one axis, from either end, the own position left out where it is `exclusive`."""
     along = int(axis.item()) % x.ndim

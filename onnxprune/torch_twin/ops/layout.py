@@ -17,7 +17,7 @@ def integers(value: Tensor | Sequence[int] | None) -> list[int] | None:
     return None if value is None else list(value)
 
 
-@op("Reshape")
+@op("Reshape", numbers=(1,))
 def reshape(call: Call, x: Tensor, shape: Tensor | None = None) -> Tensor:
     """Zero takes a size over, unless `allowzero`."""
     sizes = integers(shape if shape is not None else call.attr("shape")) or []
@@ -40,14 +40,14 @@ def transpose(call: Call, x: Tensor) -> Tensor:
     return x.permute(call.attr("perm") or list(reversed(range(x.ndim))))
 
 
-@op("Squeeze")
+@op("Squeeze", numbers=(1,))
 def squeeze(call: Call, x: Tensor, axes: Tensor | None = None) -> Tensor:
     """Without the axes named, or without all of size one."""
     named = integers(axes if axes is not None else call.attr("axes"))
     return x.squeeze() if named is None else x.squeeze(tuple(named))
 
 
-@op("Unsqueeze")
+@op("Unsqueeze", numbers=(1,))
 def unsqueeze(call: Call, x: Tensor, axes: Tensor | None = None) -> Tensor:
     """With axes of size one where the result has those named."""
     named = integers(axes if axes is not None else call.attr("axes")) or []
@@ -63,7 +63,7 @@ def concat(call: Call, *values: Tensor) -> Tensor:
     return torch.cat(values, call.attr("axis"))
 
 
-@op("Split")
+@op("Split", numbers=(1,))
 def split(call: Call, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
     """Into parts of given sizes, or of equal ones, of which the last may be smaller."""
     axis = call.attr("axis", 0)
@@ -74,7 +74,7 @@ def split(call: Call, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, .
     return tuple(torch.split(x, -(-x.shape[axis] // parts), axis))
 
 
-@op("Slice")
+@op("Slice", numbers=(1, 2, 3, 4))
 def slice_(
     call: Call,
     x: Tensor,
@@ -102,19 +102,19 @@ def _backwards(x: Tensor, axis: int, part: slice) -> Tensor:
     return x.index_select(axis, torch.tensor(places, dtype=torch.int64, device=x.device))
 
 
-@op("Expand")
+@op("Expand", numbers=(1,))
 def expand(call: Call, x: Tensor, shape: Tensor) -> Tensor:
     """Broadcast against a shape."""
     return x.expand(torch.broadcast_shapes(x.shape, tuple(integers(shape) or [])))
 
 
-@op("Tile")
+@op("Tile", numbers=(1,))
 def tile(call: Call, x: Tensor, repeats: Tensor) -> Tensor:
     """Repeated along each axis."""
     return x.repeat(integers(repeats) or [])
 
 
-@op("Pad")
+@op("Pad", numbers=(1, 2, 3))
 def pad(
     call: Call, x: Tensor, pads: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None
 ) -> Tensor:

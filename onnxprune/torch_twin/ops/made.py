@@ -8,7 +8,7 @@ from onnxprune.torch_twin.registry import Call, op
 from onnxprune.torch_twin.tensors import to_tensor
 
 
-@op("ConstantOfShape")
+@op("ConstantOfShape", numbers=(0,))
 def constant_of_shape(call: Call, shape: Tensor) -> Tensor:
     """One value everywhere, zero where none is given."""
     value = call.attr("value")
@@ -16,7 +16,7 @@ def constant_of_shape(call: Call, shape: Tensor) -> Tensor:
     return fill.reshape(()).expand(integers(shape) or []).clone()
 
 
-@op("Range")
+@op("Range", numbers=(0, 1, 2))
 def range_(call: Call, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     """Numbers in equal steps."""
     return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)

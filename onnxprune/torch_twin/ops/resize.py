@@ -26,7 +26,7 @@ ROUNDED: dict[str, Callable[[float], float]] = {
 }
 
 
-@op("Resize")
+@op("Resize", numbers=(1, 2, 3))
 def resize(
     call: Call, x: Tensor, roi: Tensor | None = None, scales: Tensor | None = None, sizes: Tensor | None = None
 ) -> Tensor:
@@ -41,7 +41,7 @@ def resize(
     )
 
 
-@op("Upsample")
+@op("Upsample", numbers=(1,))
 def upsample(call: Call, x: Tensor, scales: Tensor | None = None) -> Tensor:
     """Nearest or linear."""
     return _resized(call, x, call.attr("scales") or _scales(scales), None, "asymmetric")
