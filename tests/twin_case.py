@@ -20,7 +20,8 @@ TEXT = {"float32": "float", "float64": "double"}
 class Case:
     """A node as text, what it is fed with, and whether it has a gradient.
 
-    `reference` takes ONNX's evaluator for the oracle, where the runtime has no such operator.
+    `reference` takes ONNX's evaluator for the oracle, where the runtime has no such operator. Inputs named in `still`
+    have no gradient.
     """
 
     body: str
@@ -29,12 +30,13 @@ class Case:
     smooth: bool = True
     reference: bool = False
     tolerance: float = 1e-5
+    still: str = ""
 
     def __str__(self) -> str:
         return f"{self.body} opset {self.opset} {' '.join(str(list(a.shape)) for a in self.feeds.values())}"
 
     def proto(self) -> onnx.ModelProto:
-        """The node as a model; the shapes of its inputs are left open."""
+        """The node as a model, its inputs with their shapes, its outputs without."""
         kinds = {name: TEXT.get(a.dtype.name, a.dtype.name) for name, a in self.feeds.items()}
         signature = ", ".join(f"{kind} {name}" for name, kind in kinds.items())
         outputs = self.body.rsplit("\n", 1)[-1].split("=")[0]
@@ -43,7 +45,7 @@ class Case:
         for value, array in zip(proto.graph.input, self.feeds.values(), strict=True):
             value.type.tensor_type.ClearField("shape")
             for size in array.shape:
-                value.type.tensor_type.shape.dim.add().dim_param = f"n{size}"
+                value.type.tensor_type.shape.dim.add().dim_value = size
         for value in proto.graph.output:
             value.type.Clear()
         return proto
@@ -60,7 +62,7 @@ class Case:
 
 def case(body: str, opset: int = 17, **given: Any) -> Case:
     """A case; a tuple among the inputs is the shape of normal numbers."""
-    options = {name: given.pop(name) for name in ("smooth", "reference", "tolerance") if name in given}
+    options = {name: given.pop(name) for name in ("smooth", "reference", "tolerance", "still") if name in given}
     rng = np.random.default_rng(sum(map(ord, body)))
     feeds = {n: normal(rng, v) if isinstance(v, tuple) else np.asarray(v) for n, v in given.items()}
     return Case(body, feeds, opset, **options)

@@ -1,6 +1,6 @@
 """A graph as a list of steps: one function call each, on values by name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +79,7 @@ class Program:
         domain = "" if node.domain == "ai.onnx" else node.domain
         call = call_of(node, model.opset_imports.get(domain, model.opset_imports.get("", 1)))
         key = domain, node.op_type
-        function: Callable[..., Any] = OPS.get(key) or fallback(node, model)
+        function = _or_fallback(OPS.get(key), node, model)
         inside = {
             name: Program(attribute.as_graph(), model, self._keys)
             for name, attribute in node.attributes.items()
@@ -90,6 +90,21 @@ class Program:
 
     def _key(self, value: ir.Value) -> str:
         return self._keys.get(value, value.name or "")
+
+
+def _or_fallback(function: Function | None, node: ir.Node, model: ir.Model) -> Function:
+    """The function, but computed outside of torch where it says that it does not know such a node."""
+    outside = fallback(node, model)
+    if function is None:
+        return outside
+
+    def compute(call: Call, *inputs: Any, **more: Any) -> Any:
+        try:
+            return function(call, *inputs, **more)
+        except NotImplementedError:
+            return outside(call, *inputs)
+
+    return compute
 
 
 def _together(given: list[Any], numbers: frozenset[int]) -> list[Any]:

@@ -98,3 +98,36 @@ def split_to_sequence(call: Call, x: Tensor, sizes: Tensor | None = None) -> lis
     axis = call.attr("axis", 0)
     parts = list(torch.split(x, 1 if sizes is None else sizes.tolist(), axis))
     return [part.squeeze(axis) for part in parts] if sizes is None and not call.attr("keepdims", 1) else parts
+
+
+@op("SequenceErase", numbers=(1,))
+def sequence_erase(call: Call, row: list[Any], place: Tensor | None = None) -> list[Any]:
+    """One fewer: the last unless told which."""
+    at = (-1 if place is None else int(place.item())) % len(row)
+    return [*row[:at], *row[at + 1 :]]
+
+
+@op("SequenceLength")
+def sequence_length(call: Call, row: list[Any]) -> Tensor:
+    """How many there are."""
+    return torch.tensor(len(row))
+
+
+@op("SequenceMap")
+def sequence_map(call: Call, row: list[Any], *others: Any, run: Bodies) -> tuple[Any, ...]:
+    """A body on each tensor; of the others, a sequence goes along and a tensor is the same each time."""
+    found = [run("body", x, *(o[i] if isinstance(o, list) else o for o in others)) for i, x in enumerate(row)]
+    columns = [list(column) for column in zip(*found, strict=True)] or [[] for _ in range(call.outputs)]
+    return tuple(columns)
+
+
+@op("Optional", "OptionalGetElement")
+def optional(call: Call, x: Any = None) -> Any:
+    """What is there, or nothing."""
+    return x
+
+
+@op("OptionalHasElement")
+def optional_has_element(call: Call, x: Any = None) -> Tensor:
+    """Whether there is something."""
+    return torch.tensor(x is not None)
