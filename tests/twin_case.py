@@ -33,21 +33,19 @@ class Case:
     still: str = ""
 
     def __str__(self) -> str:
-        return f"{self.body} opset {self.opset} {' '.join(str(list(a.shape)) for a in self.feeds.values())}"
+        body = " ".join(self.body.split())
+        return f"{body} opset {self.opset} {' '.join(str(list(a.shape)) for a in self.feeds.values())}"
 
     def proto(self) -> onnx.ModelProto:
         """The node as a model, its inputs with their shapes, its outputs without."""
         kinds = {name: TEXT.get(a.dtype.name, a.dtype.name) for name, a in self.feeds.items()}
         signature = ", ".join(f"{kind} {name}" for name, kind in kinds.items())
-        outputs = self.body.rsplit("\n", 1)[-1].split("=")[0]
-        named = ", ".join(f"float {name.strip()}" for name in outputs.split(",") if name.strip())
-        proto = model_from_text(f"({signature}) => ({named})", self.body, {}, self.opset, ir=10)
+        proto = model_from_text(f"({signature}) => ()", self.body, {}, self.opset, ir=10)
+        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in proto.graph.node[-1].output if name)
         for value, array in zip(proto.graph.input, self.feeds.values(), strict=True):
             value.type.tensor_type.ClearField("shape")
             for size in array.shape:
                 value.type.tensor_type.shape.dim.add().dim_value = size
-        for value in proto.graph.output:
-            value.type.Clear()
         return proto
 
     def expected(self) -> Arrays:

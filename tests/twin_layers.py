@@ -105,7 +105,7 @@ CASES: list[Case] = [
     case("y = LpNormalization (x)", x=(2, 3)),
     case("y = LpNormalization <axis = 0, p = 1> (x)", x=(2, 3)),
     case("y = LRN <size = 3, alpha = 0.2, beta = 0.6, bias = 2.0> (x)", x=(1, 5, 2, 2)),
-    case("y = LRN <size = 4> (x)", x=(1, 5, 2, 2), reference=True),
+    case("y = LRN <size = 4> (x)", x=(5, 5, 2, 2), reference=True),
     case("y = MeanVarianceNormalization (x)", x=(2, 3, 2, 2)),
     case("y = MeanVarianceNormalization <axes = [0, 2]> (x)", x=(2, 3, 2)),
     *(case(f"y = {name} <axis = 1> (x)", x=(2, 3, 4), smooth=name != "Hardmax") for name in ("Softmax", "LogSoftmax", "Hardmax")),

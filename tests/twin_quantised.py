@@ -81,7 +81,7 @@ CASES: list[Case] = [
     plain(f"y = {MS}QLinearSigmoid (a, as, az, ys, yz)", **A, ys=F(1 / 256), yz=U(0)),
     plain(f"y = {MS}QLinearSoftmax <axis = -1, opset = 13> (a, as, az, ys, yz)", **A, ys=F(1 / 256), yz=U(0)),
     plain(f"y = {MS}QLinearConcat <axis = 0> (ys, yz, a, as, az, b, bs, bz)", **OUT, **A, **B),
-    plain(f"y = {MS}QLinearAveragePool <kernel_shape = [2, 2]> (a, as, az, ys, yz)", **IMAGE, ys=F(0.02), yz=U(90)),
+    plain(f"y = {MS}QLinearAveragePool <kernel_shape = [2, 2]> (a, as, az, ys, yz)", **IMAGE, ys=F(0.013), yz=U(90)),
     plain(f"y = {MS}QLinearGlobalAveragePool (a, as, az, ys, yz)", **IMAGE, ys=F(0.004), yz=U(90)),
     plain(f"y = {MS}QLinearGlobalAveragePool <channels_last = 1> (a, as, az, ys, yz)", **IMAGE, ys=F(0.02), yz=U(90)),
     plain(

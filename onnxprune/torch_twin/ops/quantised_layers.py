@@ -60,7 +60,6 @@ def quantised_conv(
     return requantised(found * _laid(x_scale * weight_scale / scale, found, 1), torch.ones_like(scale), zero)
 
 
-@op("QLinearMatMul", domain=MICROSOFT)
 @op("QLinearMatMul")
 def quantised_matmul(
     call: Call,

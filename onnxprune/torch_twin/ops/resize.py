@@ -156,8 +156,8 @@ def taps(change: Axis, how: How) -> list[tuple[Tensor, Tensor]]:
         kernel = triangle if how.mode == "linear" else cubic
         weights = kernel((places - at) / wide, how.steepness)
         if how.exclude or how.smooth:
-            inside = (places >= 0) & (places < change.before) if how.exclude or how.mode == "linear" else True
-            weights = np.where(inside, weights, 0.0)
+            inside = (places >= 0) & (places < change.before)
+            weights = np.where(inside, weights, 0.0) if how.exclude else weights
             weights = weights / weights.sum(0)
     places = places.clip(0, change.before - 1).astype(np.int64)
     return [(torch.from_numpy(p), torch.from_numpy(w)) for p, w in zip(places, weights, strict=True) if np.any(w)]

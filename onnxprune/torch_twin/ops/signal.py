@@ -71,9 +71,10 @@ def inverse(call: Call, x: Tensor) -> Tensor:
 
 @op("NegativeLogLikelihoodLoss")
 def likelihood_loss(call: Call, scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """What the label's place holds, turned round."""
+    """What the label's place holds, turned round; the weights of classes are not learned."""
+    fixed = None if weights is None else weights.detach().to(scores.dtype)
     skipped = call.attr("ignore_index", -100)
-    return F.nll_loss(scores, labels.long(), weights, ignore_index=skipped, reduction=call.attr("reduction", "mean"))
+    return F.nll_loss(scores, labels.long(), fixed, ignore_index=skipped, reduction=call.attr("reduction", "mean"))
 
 
 @op("SoftmaxCrossEntropyLoss")

@@ -8,7 +8,6 @@ from onnxprune.torch_twin.ops.layout import integers
 from onnxprune.torch_twin.registry import Call, op
 
 
-@op("Pad", domain="com.microsoft", numbers=(1, 2, 3))
 @op("Pad", numbers=(1, 2, 3))
 def pad(
     call: Call, x: Tensor, pads: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None
