@@ -19,8 +19,11 @@ SCAN = """h, ys = Scan <num_scan_inputs = 1, body = step (float[3] s, float[3] t
     new = Add (u, t)
     row = Sin (new)
 }> (s, x)"""
-BACK = SCAN.replace("num_scan_inputs = 1", "num_scan_inputs = 1, scan_input_axes = [1], scan_input_directions = [1], "
-                    "scan_output_axes = [1], scan_output_directions = [1]").replace("ys", "y")
+BACK = SCAN.replace(
+    "num_scan_inputs = 1",
+    "num_scan_inputs = 1, scan_input_axes = [1], scan_input_directions = [1], "
+    "scan_output_axes = [1], scan_output_directions = [1]",
+).replace("ys", "y")
 SIBLINGS = """a = If (c) <
     then_branch = one () => (float[2, 3] r) { k = Constant <value = float[3] {1.0, 2.0, 3.0}> () r = Mul (x, k) },
     else_branch = two () => (float[2, 3] r) { k = Constant <value = float[3] {4.0, 5.0, 6.0}> () r = Add (x, k) }

@@ -8,7 +8,9 @@ AWAY = uniform(0.2, 0.9, 3, 4)
 SIDES = np.array([-2.6, -1.4, -0.3, 0.2, 0.8, 1.7, 3.3], np.float32)
 """On both sides of every kink."""
 BOTH = np.array([[True], [False]])
-SMOOTH = "Abs Acos Asin Asinh Atan Atanh Cos Cosh Erf Exp Log Neg Reciprocal Relu Sigmoid Sin Sinh Softsign Sqrt Tan Tanh"
+SMOOTH = (
+    "Abs Acos Asin Asinh Atan Atanh Cos Cosh Erf Exp Log Neg Reciprocal Relu Sigmoid Sin Sinh Softsign Sqrt Tan Tanh"
+)
 STEPS = "Ceil Floor Round Sign"
 COMPARED = "Equal Greater GreaterOrEqual Less LessOrEqual"
 MS = "com.microsoft."
@@ -16,12 +18,18 @@ MS = "com.microsoft."
 CASES: list[Case] = [
     *(case(f"y = {name} (x)", x=AWAY) for name in SMOOTH.split()),
     case("y = Acosh (x)", x=AWAY + 1),
-    *(case(f"y = {name} (x)", x=np.append(SIDES, np.float32([0.5, 1.5, -0.5])), smooth=False) for name in STEPS.split()),
+    *(
+        case(f"y = {name} (x)", x=np.append(SIDES, np.float32([0.5, 1.5, -0.5])), smooth=False)
+        for name in STEPS.split()
+    ),
     case("y = Abs (x)", x=integers(-9, 9, 4), smooth=False),
     case("y = Abs (x)", x=SIDES),
     case("y = Relu (x)", x=SIDES),
     case("y = Erf (x)", x=SIDES),
-    *(case(f"y = {name} (x)", x=SIDES) for name in ("Selu", "Celu", "Elu", "LeakyRelu", "HardSigmoid", "ThresholdedRelu")),
+    *(
+        case(f"y = {name} (x)", x=SIDES)
+        for name in ("Selu", "Celu", "Elu", "LeakyRelu", "HardSigmoid", "ThresholdedRelu")
+    ),
     case("y = Selu <alpha = 1.2, gamma = 0.7> (x)", x=SIDES),
     case("y = Celu <alpha = 2.0> (x)", x=SIDES),
     case("y = Elu <alpha = 0.5> (x)", x=SIDES),
@@ -44,7 +52,10 @@ CASES: list[Case] = [
     case(f"y = {MS}FastGelu (x)", x=SIDES),
     case(f"y = {MS}QuickGelu <alpha = 1.1> (x)", x=SIDES),
     case(f"y = {MS}QuickGelu (x)", x=SIDES),
-    *(case(f"y = {name} (a, b)", a=(2, 3), b=(3,)) for name in ("Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Mean")),
+    *(
+        case(f"y = {name} (a, b)", a=(2, 3), b=(3,))
+        for name in ("Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Mean")
+    ),
     *(case(f"y = {name} (a, b, c)", a=(2, 3), b=(3,), c=(2, 1)) for name in ("Max", "Min", "Sum", "Mean")),
     *(case(f"y = {name} (a)", a=(2, 3)) for name in ("Max", "Min", "Sum", "Mean")),
     case("y = Div (a, b)", a=integers(-9, 9, 6), b=np.array([1, 2, -2, 3, -4, 5]), smooth=False),

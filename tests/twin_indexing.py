@@ -32,7 +32,11 @@ CASES: list[Case] = [
     case("y = TensorScatter (x, u)", opset=24, x=(2, 2, 5, 3), u=(2, 2, 2, 3), reference=True),
     case(
         'y = TensorScatter <axis = 1, mode = "circular"> (x, u, w)',
-        opset=24, x=(2, 5, 3), u=(2, 2, 3), w=I([1, 4]), reference=True,
+        opset=24,
+        x=(2, 5, 3),
+        u=(2, 2, 3),
+        w=I([1, 4]),
+        reference=True,
     ),
     case("v, i = TopK (x, k)", x=(3, 5), k=I([2])),
     case("v, i = TopK <axis = 0, largest = 0> (x, k)", x=(5, 3), k=I([3])),

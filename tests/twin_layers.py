@@ -23,7 +23,9 @@ CASES: list[Case] = [
     case("y = ConvTranspose <strides = [2, 2], pads = [1, 0, 1, 2]> (x, w, b)", x=(1, 2, 3, 4), w=(2, 3, 3, 3), b=(3,)),
     case(
         "y = ConvTranspose <strides = [2, 3], output_padding = [1, 2], group = 2, dilations = [1, 2]> (x, w, b)",
-        x=(1, 4, 3, 2), w=(4, 2, 3, 2), b=(4,),
+        x=(1, 4, 3, 2),
+        w=(4, 2, 3, 2),
+        b=(4,),
     ),
     case("y = ConvTranspose <strides = [2, 2], output_shape = [8, 7]> (x, w)", x=(1, 2, 3, 3), w=(2, 1, 3, 3)),
     case('y = ConvTranspose <strides = [2, 2], auto_pad = "SAME_UPPER"> (x, w)', x=(1, 2, 3, 3), w=(2, 1, 3, 3)),
@@ -40,23 +42,34 @@ CASES: list[Case] = [
     case(f"y = {MS}TransposeMatMul <transB = 1, alpha = 2.0> (a, b)", a=(2, 4), b=(5, 4)),
     case('y = Einsum <equation = "bij,bjk->bik"> (a, b)', a=(2, 3, 4), b=(2, 4, 2)),
     case('y = Einsum <equation = "...i,i"> (a, b)', a=(2, 3), b=(3,)),
-    case(f'y = {MS}FusedConv <activation = "Relu", pads = [1, 1, 1, 1]> (x, w, b)', x=(1, 2, 4, 4), w=(3, 2, 3, 3), b=(3,)),
+    case(
+        f'y = {MS}FusedConv <activation = "Relu", pads = [1, 1, 1, 1]> (x, w, b)',
+        x=(1, 2, 4, 4),
+        w=(3, 2, 3, 3),
+        b=(3,),
+    ),
     case(
         f'y = {MS}FusedConv <activation = "LeakyRelu", activation_params = [0.2]> (x, w, b)',
-        x=(1, 2, 4, 4), w=(3, 2, 3, 3), b=(3,),
+        x=(1, 2, 4, 4),
+        w=(3, 2, 3, 3),
+        b=(3,),
     ),
-    case(f'y = {MS}FusedConv <activation = "Relu"> (x, w, b, z)', x=(1, 2, 3, 3), w=(3, 2, 2, 2), b=(3,), z=(1, 3, 2, 2)),
+    case(
+        f'y = {MS}FusedConv <activation = "Relu"> (x, w, b, z)', x=(1, 2, 3, 3), w=(3, 2, 2, 2), b=(3,), z=(1, 3, 2, 2)
+    ),
     *(
         case(f'y = {MS}FusedConv <activation = "{name}"> (x, w)', x=(1, 2, 3, 3), w=(3, 2, 2, 2))
         for name in ("Sigmoid", "Tanh", "HardSwish")
     ),
     case(
         f'y = {MS}FusedConv <activation = "Clip", activation_params = [-0.5, 0.7]> (x, w)',
-        x=(1, 2, 3, 3), w=(3, 2, 2, 2),
+        x=(1, 2, 3, 3),
+        w=(3, 2, 2, 2),
     ),
     case(
         f'y = {MS}FusedConv <activation = "HardSigmoid", activation_params = [0.3, 0.4]> (x, w)',
-        x=(1, 2, 3, 3), w=(3, 2, 2, 2),
+        x=(1, 2, 3, 3),
+        w=(3, 2, 2, 2),
     ),
     case(f'y = {MS}FusedGemm <activation = "Relu", transB = 1> (a, b, c)', a=(2, 3), b=(4, 3), c=(4,)),
     case(f'y = {MS}FusedGemm <activation = "LeakyRelu", activation_alpha = 0.3> (a, b)', a=(2, 3), b=(3, 4)),
@@ -77,20 +90,29 @@ CASES: list[Case] = [
     case(
         "y = AveragePool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 0, 0], ceil_mode = 1, "
         "count_include_pad = 1> (x)",
-        opset=19, x=SPREAD,
+        opset=19,
+        x=SPREAD,
     ),
     case("y = LpPool <kernel_shape = [2, 2], p = 3> (x)", x=SPREAD),
     case("y = GlobalAveragePool (x)", x=SPREAD),
     case("y = GlobalMaxPool (x)", x=SPREAD),
     case("y = GlobalLpPool <p = 3> (x)", x=SPREAD),
     case("y = GlobalLpPool (x)", x=ROW),
-    case("y = MaxUnpool <kernel_shape = [2, 2], strides = [2, 2]> (x, i)", x=(1, 1, 2, 2), i=np.array([[[[5, 7], [13, 8]]]])),
+    case(
+        "y = MaxUnpool <kernel_shape = [2, 2], strides = [2, 2]> (x, i)",
+        x=(1, 1, 2, 2),
+        i=np.array([[[[5, 7], [13, 8]]]]),
+    ),
     case(
         "y = MaxUnpool <kernel_shape = [2, 2], strides = [2, 2]> (x, i, s)",
-        x=(1, 1, 2, 2), i=np.array([[[[5, 7], [13, 18]]]]), s=np.array([1, 1, 5, 5]),
+        x=(1, 1, 2, 2),
+        i=np.array([[[[5, 7], [13, 18]]]]),
+        s=np.array([1, 1, 5, 5]),
     ),
     case("y = BatchNormalization (x, g, b, m, v)", x=(2, 3, 4), g=(3,), b=(3,), m=(3,), v=uniform(0.5, 1, 3)),
-    case("y = BatchNormalization <epsilon = 0.1> (x, g, b, m, v)", x=(2, 3), g=(3,), b=(3,), m=(3,), v=uniform(0.5, 1, 3)),
+    case(
+        "y = BatchNormalization <epsilon = 0.1> (x, g, b, m, v)", x=(2, 3), g=(3,), b=(3,), m=(3,), v=uniform(0.5, 1, 3)
+    ),
     case("y = InstanceNormalization <epsilon = 0.01> (x, g, b)", x=(2, 3, 4, 5), g=(3,), b=(3,)),
     case("y = GroupNormalization <num_groups = 2> (x, g, b)", opset=18, x=(2, 4, 3), g=(2,), b=(2,)),
     case("y = GroupNormalization <num_groups = 2> (x, g, b)", opset=21, x=(2, 4, 3, 2), g=(4,), b=(4,)),
@@ -108,7 +130,13 @@ CASES: list[Case] = [
     case("y = LRN <size = 4> (x)", x=(5, 5, 2, 2), reference=True),
     case("y = MeanVarianceNormalization (x)", x=(2, 3, 2, 2)),
     case("y = MeanVarianceNormalization <axes = [0, 2]> (x)", x=(2, 3, 2)),
-    *(case(f"y = {name} <axis = 1> (x)", x=(2, 3, 4), smooth=name != "Hardmax") for name in ("Softmax", "LogSoftmax", "Hardmax")),
+    *(
+        case(f"y = {name} <axis = 1> (x)", x=(2, 3, 4), smooth=name != "Hardmax")
+        for name in ("Softmax", "LogSoftmax", "Hardmax")
+    ),
     *(case(f"y = {name} (x)", x=(2, 3, 4), smooth=name != "Hardmax") for name in ("Softmax", "LogSoftmax", "Hardmax")),
-    *(case(f"y = {name} (x)", opset=11, x=(2, 3, 4), smooth=name != "Hardmax") for name in ("Softmax", "LogSoftmax", "Hardmax")),
+    *(
+        case(f"y = {name} (x)", opset=11, x=(2, 3, 4), smooth=name != "Hardmax")
+        for name in ("Softmax", "LogSoftmax", "Hardmax")
+    ),
 ]

@@ -43,7 +43,10 @@ CASES: list[Case] = [
     plain("y = DequantizeLinear <axis = -1> (x, s, z)", x=SIGNED, s=uniform(0.02, 0.2, 4), z=np.zeros(4, S)),
     plain(
         "y = DequantizeLinear <axis = 0, block_size = 2> (x, s, z)",
-        opset=21, x=integers(0, 255, 4, 3, kind="uint8"), s=uniform(0.1, 0.2, 2, 3), z=integers(0, 9, 2, 3, kind="uint8"),
+        opset=21,
+        x=integers(0, 255, 4, 3, kind="uint8"),
+        s=uniform(0.1, 0.2, 2, 3),
+        z=integers(0, 9, 2, 3, kind="uint8"),
     ),
     plain(f"y = {MS}QuantizeLinear (x, s, z)", x=WIDE, **ONE),
     plain(f"y = {MS}DequantizeLinear (x, s, z)", x=BYTES, **ONE),
@@ -55,23 +58,44 @@ CASES: list[Case] = [
     plain("y = QLinearConv <strides = [2, 2]> (a, as, az, w, ws, wz, ys, yz)", **IMAGE, **EACH, **OUT),
     plain(
         "y = QLinearConv <pads = [1, 1, 1, 1]> (a, as, az, w, ws, wz, ys, yz, b)",
-        **IMAGE, **triple("w", KERNEL, 0.02, 0), **OUT, b=integers(-999, 999, 3, kind="int32"),
+        **IMAGE,
+        **triple("w", KERNEL, 0.02, 0),
+        **OUT,
+        b=integers(-999, 999, 3, kind="int32"),
     ),
     plain("y = QLinearMatMul (a, as, az, b, bs, bz, ys, yz)", **A, **RIGHT, **OUT),
-    plain(f"y = {MS}QGemm (a, as, az, b, bs, bz, c, ys, yz)", **A, **RIGHT, **OUT, c=integers(-999, 999, 2, kind="int32")),
+    plain(
+        f"y = {MS}QGemm (a, as, az, b, bs, bz, c, ys, yz)", **A, **RIGHT, **OUT, c=integers(-999, 999, 2, kind="int32")
+    ),
     plain(f"y = {MS}QGemm <transB = 1, alpha = 0.5> (a, as, az, b, bs, bz)", **A, **triple("b", SIGNED, 0.02, 0)),
     plain(
-        f"y = {MS}MatMulIntegerToFloat (a, b, as, bs, az, bz, c)", **A, b=RIGHT["b"], bs=uniform(0.01, 0.02, 2), bz=S([0, 0]), c=(2,),
+        f"y = {MS}MatMulIntegerToFloat (a, b, as, bs, az, bz, c)",
+        **A,
+        b=RIGHT["b"],
+        bs=uniform(0.01, 0.02, 2),
+        bz=S([0, 0]),
+        c=(2,),
     ),
     plain(f"y = {MS}DynamicQuantizeMatMul (x, b, bs, bz, c)", x=WIDE, **RIGHT, c=(2,)),
-    case(f"y = {MS}MatMulNBits <K = 24, N = 3, bits = 4, block_size = 16> (x, w, s)", x=(2, 24), w=PACKED, s=uniform(0.1, 0.2, 3, 2)),
+    case(
+        f"y = {MS}MatMulNBits <K = 24, N = 3, bits = 4, block_size = 16> (x, w, s)",
+        x=(2, 24),
+        w=PACKED,
+        s=uniform(0.1, 0.2, 3, 2),
+    ),
     case(
         f"y = {MS}MatMulNBits <K = 32, N = 3, bits = 4, block_size = 16> (x, w, s, z, , b)",
-        x=(2, 2, 32), w=PACKED, s=uniform(0.1, 0.2, 3, 2), z=integers(0, 256, 3, 1, kind="uint8"), b=(3,),
+        x=(2, 2, 32),
+        w=PACKED,
+        s=uniform(0.1, 0.2, 3, 2),
+        z=integers(0, 256, 3, 1, kind="uint8"),
+        b=(3,),
     ),
     case(
         f"y = {MS}MatMulNBits <K = 32, N = 3, bits = 8, block_size = 16> (x, w, s)",
-        x=(2, 32), w=integers(0, 256, 3, 2, 16, kind="uint8"), s=uniform(0.1, 0.2, 3, 2),
+        x=(2, 32),
+        w=integers(0, 256, 3, 2, 16, kind="uint8"),
+        s=uniform(0.1, 0.2, 3, 2),
     ),
     *(
         plain(f"y = {MS}{name} (a, as, az, b, bs, bz, ys, yz)", **A, **B, ys=F(scale), yz=U(128))
@@ -86,14 +110,22 @@ CASES: list[Case] = [
     plain(f"y = {MS}QLinearGlobalAveragePool <channels_last = 1> (a, as, az, ys, yz)", **IMAGE, ys=F(0.02), yz=U(90)),
     plain(
         f"y = {MS}QLinearWhere (c, a, as, az, b, bs, bz, ys, yz)",
-        c=np.array([[True], [False], [True]]), **A, **B, ys=F(0.05), yz=U(100),
+        c=np.array([[True], [False], [True]]),
+        **A,
+        **B,
+        ys=F(0.05),
+        yz=U(100),
     ),
     case(
         f"y, m, t = {MS}EmbedLayerNormalization (i, j, w, p, g, n, b, k)",
-        i=integers(0, 9, 2, 5, kind="int32"), j=integers(0, 2, 2, 5, kind="int32"), **TABLES, k=np.int32([[1, 1, 1, 0, 0], [1] * 5]),
+        i=integers(0, 9, 2, 5, kind="int32"),
+        j=integers(0, 2, 2, 5, kind="int32"),
+        **TABLES,
+        k=np.int32([[1, 1, 1, 0, 0], [1] * 5]),
     ),
     case(
         f"y, m, t = {MS}EmbedLayerNormalization <epsilon = 0.1> (i, , w, p, , n, b)",
-        i=integers(0, 9, 2, 5, kind="int32"), **{k: v for k, v in TABLES.items() if k != "g"},
+        i=integers(0, 9, 2, 5, kind="int32"),
+        **{k: v for k, v in TABLES.items() if k != "g"},
     ),
 ]

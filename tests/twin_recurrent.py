@@ -28,7 +28,10 @@ CASES: list[Case] = [
     layer("LSTM", "", "x, w, r, b, , h0, c0, p", h0=(1, 2, 3), c0=(1, 2, 3), p=(1, 9)),
     layer("LSTM", ", input_forget = 1"),
     layer("LSTM", ', activations = ["HardSigmoid", "Relu", "Softsign"]'),
-    layer("LSTM", ', activations = ["Sigmoid", "LeakyRelu", "ScaledTanh"], activation_alpha = [0.1, 0.9], activation_beta = [0.8]'),
+    layer(
+        "LSTM",
+        ', activations = ["Sigmoid", "LeakyRelu", "ScaledTanh"], activation_alpha = [0.1, 0.9], activation_beta = [0.8]',
+    ),
     layer("GRU", ", linear_before_reset = 1"),
     layer("GRU", ', activations = ["HardSigmoid", "Elu"], activation_alpha = [0.3, 0.7], activation_beta = [0.4]'),
     layer("RNN", ', activations = ["Relu"]'),

@@ -12,13 +12,22 @@ PLACES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "ha
 WHERE = 'coordinate_transformation_mode = "{}"'
 
 
-def resized(attributes: str, opset: int = 19, x: object = IMAGE, to: tuple[int, ...] = (1, 2, 7, 4), **given: object) -> Case:
+def resized(
+    attributes: str, opset: int = 19, x: object = IMAGE, to: tuple[int, ...] = (1, 2, 7, 4), **given: object
+) -> Case:
     return case(f"y = Resize <{attributes}> (x, , , s)", opset, x=x, s=I(to), **given)
 
 
 CASES: list[Case] = [
-    *(resized(f'mode = "{mode}", {WHERE.format(place)}') for mode in ("nearest", "linear", "cubic") for place in PLACES),
-    *(resized(f'mode = "nearest", nearest_mode = "{how}"') for how in ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")),
+    *(
+        resized(f'mode = "{mode}", {WHERE.format(place)}')
+        for mode in ("nearest", "linear", "cubic")
+        for place in PLACES
+    ),
+    *(
+        resized(f'mode = "nearest", nearest_mode = "{how}"')
+        for how in ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")
+    ),
     resized('mode = "cubic", cubic_coeff_a = -0.5, exclude_outside = 1'),
     *(resized(f'mode = "{mode}", antialias = 1', to=(1, 2, 3, 2)) for mode in ("linear", "cubic")),
     resized('mode = "linear", antialias = 1', to=(1, 2, 9, 3)),
@@ -27,7 +36,12 @@ CASES: list[Case] = [
     resized('mode = "nearest", axes = [2, 3], keep_aspect_ratio_policy = "not_larger"', to=(7, 7)),
     resized('mode = "nearest", axes = [2, 3], keep_aspect_ratio_policy = "not_smaller"', to=(7, 7)),
     *(
-        case(f'y = Resize <mode = "{mode}", {WHERE.format(place)}, nearest_mode = "floor"> (x, , c)', opset=13, x=IMAGE, c=np.float32([1, 1, 2, 2]))
+        case(
+            f'y = Resize <mode = "{mode}", {WHERE.format(place)}, nearest_mode = "floor"> (x, , c)',
+            opset=13,
+            x=IMAGE,
+            c=np.float32([1, 1, 2, 2]),
+        )
         for mode in ("nearest", "linear", "cubic")
         for place in ("half_pixel", "asymmetric", "align_corners")
     ),
@@ -37,7 +51,11 @@ CASES: list[Case] = [
     *(
         case(
             f'y = Resize <mode = "{mode}", {WHERE.format("tf_crop_and_resize")}, extrapolation_value = 3.0> (x, r, , s)',
-            opset=13, x=IMAGE, r=np.float32([0, 0, 0.2, -0.3, 1, 1, 0.7, 1.2]), s=I([1, 2, 4, 5]), smooth=False,
+            opset=13,
+            x=IMAGE,
+            r=np.float32([0, 0, 0.2, -0.3, 1, 1, 0.7, 1.2]),
+            s=I([1, 2, 4, 5]),
+            smooth=False,
         )
         for mode in ("nearest", "linear")
     ),
@@ -45,17 +63,31 @@ CASES: list[Case] = [
     case('y = Upsample <mode = "linear"> (x, c)', opset=9, x=IMAGE, c=np.float32([1, 1, 2, 3])),
     case('y = Upsample <mode = "nearest", scales = [1.0, 1.0, 2.0, 2.0]> (x)', opset=7, x=IMAGE),
     *(
-        case(f'y = GridSample <mode = "{mode}", padding_mode = "{pad}", align_corners = {align}> (x, g)', opset=16, x=IMAGE, g=uniform(-1.3, 1.3, 1, 3, 2, 2))
+        case(
+            f'y = GridSample <mode = "{mode}", padding_mode = "{pad}", align_corners = {align}> (x, g)',
+            opset=16,
+            x=IMAGE,
+            g=uniform(-1.3, 1.3, 1, 3, 2, 2),
+        )
         for mode in ("bilinear", "nearest", "bicubic")
         for pad, align in (("zeros", 0), ("border", 1), ("reflection", 0))
     ),
     case("y = GridSample (x, g)", opset=20, x=(1, 2, 3, 4, 3), g=uniform(-1.3, 1.3, 1, 2, 2, 2, 3)),
     case('y = GridSample <mode = "cubic"> (x, g)', opset=20, x=IMAGE, g=uniform(-1.3, 1.3, 1, 3, 2, 2)),
     case(f"y = {MS}GridSample (x, g)", x=IMAGE, g=uniform(-1.3, 1.3, 1, 3, 2, 2)),
-    *(case(f"y = AffineGrid <align_corners = {align}> (t, n)", opset=20, t=(2, 2, 3), n=I([2, 1, 3, 4])) for align in (0, 1)),
+    *(
+        case(f"y = AffineGrid <align_corners = {align}> (t, n)", opset=20, t=(2, 2, 3), n=I([2, 1, 3, 4]))
+        for align in (0, 1)
+    ),
     case("y = AffineGrid (t, n)", opset=20, t=(1, 3, 4), n=I([1, 1, 2, 3, 4])),
     *(
-        case(f'y = RoiAlign <output_height = 2, output_width = 3, {more}> (x, r, o)', opset=opset, x=(2, 2, 6, 5), r=BOXES, o=OWNERS)
+        case(
+            f"y = RoiAlign <output_height = 2, output_width = 3, {more}> (x, r, o)",
+            opset=opset,
+            x=(2, 2, 6, 5),
+            r=BOXES,
+            o=OWNERS,
+        )
         for opset, more in (
             (16, "sampling_ratio = 2"),
             (16, 'sampling_ratio = 2, mode = "max"'),
@@ -65,16 +97,34 @@ CASES: list[Case] = [
         )
     ),
     *(
-        case(f'y = {MS}CropAndResize <mode = "{mode}", extrapolation_value = 0.5> (x, r, o, n)', x=(2, 2, 6, 5), r=np.float32([[0.11, 0.23, 0.84, 0.92], [-0.13, 0.32, 1.21, 0.73]]), o=np.int32([1, 0]), n=np.int32([3, 2]), smooth=mode != "nearest")
+        case(
+            f'y = {MS}CropAndResize <mode = "{mode}", extrapolation_value = 0.5> (x, r, o, n)',
+            x=(2, 2, 6, 5),
+            r=np.float32([[0.11, 0.23, 0.84, 0.92], [-0.13, 0.32, 1.21, 0.73]]),
+            o=np.int32([1, 0]),
+            n=np.int32([3, 2]),
+            smooth=mode != "nearest",
+        )
         for mode in ("bilinear", "nearest")
     ),
     case("y = DeformConv <pads = [1, 0, 1, 0]> (x, w, f)", opset=19, x=(2, 2, 5, 4), w=(3, 2, 3, 2), f=(2, 12, 5, 3)),
     case(
         "y = DeformConv <offset_group = 2, group = 2, strides = [2, 1]> (x, w, f, b, m)",
-        opset=19, x=(1, 4, 5, 4), w=(6, 2, 2, 2), f=(1, 16, 2, 3), b=(6,), m=(1, 8, 2, 3),
+        opset=19,
+        x=(1, 4, 5, 4),
+        w=(6, 2, 2, 2),
+        f=(1, 16, 2, 3),
+        b=(6,),
+        m=(1, 8, 2, 3),
     ),
     case("y = Col2Im (x, i, b)", opset=18, x=(2, 8, 12), i=I([4, 5]), b=I([2, 2])),
-    case("y = Col2Im <pads = [1, 0, 1, 0], strides = [2, 1], dilations = [1, 2]> (x, i, b)", opset=18, x=(1, 8, 9), i=I([4, 5]), b=I([2, 2])),
+    case(
+        "y = Col2Im <pads = [1, 0, 1, 0], strides = [2, 1], dilations = [1, 2]> (x, i, b)",
+        opset=18,
+        x=(1, 8, 9),
+        i=I([4, 5]),
+        b=I([2, 2]),
+    ),
     case("y = Col2Im (x, i, b)", opset=18, x=(1, 8, 4), i=I([2, 3, 3]), b=I([2, 2, 2])),
     case("y = DFT (x)", opset=17, x=(2, 5, 1)),
     case("y = DFT <onesided = 1> (x, n)", opset=17, x=(2, 5, 1), n=I(8)),
@@ -87,10 +137,22 @@ CASES: list[Case] = [
     case("y = Det (x)", x=(2, 3, 3)),
     case(f"y = {MS}Inverse (x)", x=(2, 3, 3)),
     *(
-        case(f'y = NegativeLogLikelihoodLoss <reduction = "{how}"> (x, t, w)', x=(3, 4), t=I([1, 0, 3]), w=uniform(0.5, 1, 4), still="w")
+        case(
+            f'y = NegativeLogLikelihoodLoss <reduction = "{how}"> (x, t, w)',
+            x=(3, 4),
+            t=I([1, 0, 3]),
+            w=uniform(0.5, 1, 4),
+            still="w",
+        )
         for how in ("mean", "sum", "none")
     ),
     case("y = NegativeLogLikelihoodLoss <ignore_index = 2> (x, t)", x=(2, 4, 3), t=integers(0, 4, 2, 3)),
     case("y = SoftmaxCrossEntropyLoss (x, t)", x=(3, 4), t=I([1, 0, 3])),
-    case('y, l = SoftmaxCrossEntropyLoss <reduction = "sum", ignore_index = 0> (x, t, w)', x=(2, 4, 3), t=integers(0, 4, 2, 3), w=uniform(0.5, 1, 4), still="w"),
+    case(
+        'y, l = SoftmaxCrossEntropyLoss <reduction = "sum", ignore_index = 0> (x, t, w)',
+        x=(2, 4, 3),
+        t=integers(0, 4, 2, 3),
+        w=uniform(0.5, 1, 4),
+        still="w",
+    ),
 ]

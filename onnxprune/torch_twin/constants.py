@@ -14,8 +14,8 @@ HELD = {
     "value_floats": np.float32,
     "value_int": np.int64,
     "value_ints": np.int64,
-    "value_string": np.bytes_,
-    "value_strings": np.bytes_,
+    "value_string": np.object_,
+    "value_strings": np.object_,
 }
 """The attributes that a Constant node may hold its number in, and of what type that is; a tensor has its own."""
 
@@ -55,10 +55,17 @@ def _all(graph: ir.Graph) -> Iterator[Found]:
         if held is not None:
             attribute = node.attributes[held]
             kind = HELD[held]
-            tensor = attribute.as_tensor() if kind is None else ir.tensor(np.array(attribute.value, kind))
+            tensor = attribute.as_tensor() if kind is None else _tensor(np.array(attribute.value, kind))
             yield node.outputs[0], tensor, _in_node(node)
         for body in bodies(node):
             yield from _all(body)
+
+
+def _tensor(array: Array) -> ir.TensorProtocol:
+    if array.dtype != np.object_:
+        return ir.tensor(array)
+    texts = [text.encode() if isinstance(text, str) else text for text in array.reshape(-1)]
+    return ir.StringTensor(texts, shape=ir.Shape(array.shape))
 
 
 def is_constant(node: ir.Node) -> bool:

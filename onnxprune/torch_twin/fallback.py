@@ -30,7 +30,8 @@ def fallback(node: ir.Node, model: ir.Model) -> Callable[..., Any]:
             made.append(_proto(node))
         given = [None if value is None else to_array(value) for value in inputs]
         device = next((value.device for value in inputs if isinstance(value, torch.Tensor)), None)
-        return tuple(to_tensor(np.asarray(found)).to(device) for found in _computed(made[0], model, given))
+        results = [to_tensor(np.asarray(found)) for found in _computed(made[0], model, given)]
+        return tuple(found.to(device) if isinstance(found, torch.Tensor) else found for found in results)
 
     return compute
 

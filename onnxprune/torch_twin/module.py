@@ -1,6 +1,6 @@
 """The twin: a graph as a torch module whose parameters are the graph's own constants, by their own names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Union, overload
 
@@ -14,13 +14,14 @@ from onnxprune.model_io import Loaded, ModelSource, like, load
 from onnxprune.torch_twin import ops as _ops  # noqa: F401  (registers the functions)
 from onnxprune.torch_twin.constants import Constant, constants_of
 from onnxprune.torch_twin.program import Program
+from onnxprune.torch_twin.registry import NUMBERS
 from onnxprune.torch_twin.tensors import LEARNED, to_array, to_tensor
 
 if TYPE_CHECKING:
     import onnx
     import onnx_graphsurgeon as gs
 
-STATISTICS = {("BatchNormalization", 3), ("BatchNormalization", 4)}
+STATISTICS = {("", "BatchNormalization"): {3, 4}}
 """Inputs that are measured, not learned: buffers."""
 
 
@@ -29,8 +30,8 @@ class Twin(torch.nn.Module):  # type: ignore[misc]  # torch is not checked
 
     Each constant of floating point is a parameter under its exact name (`a.b` and `a_b` are two), once however often it
     is read; those that `frozen` names by glob, and single numbers of no axis, have no gradient. Running statistics are
-    buffers; whole numbers, and what local functions hold, stay as they are, and on the CPU until they are used. The
-    model is not changed; see `write_back`.
+    buffers; whole numbers, settings as the scales of Resize, and what local functions hold, stay as they are, and on
+    the CPU until they are used. The model is not changed; see `write_back`.
     """
 
     def __init__(self, model: ir.Model, frozen: Sequence[str] = ()) -> None:
@@ -88,15 +89,21 @@ class Twin(torch.nn.Module):  # type: ignore[misc]  # torch is not checked
 
     def _enter(self, constant: Constant, own: bool, frozen: Sequence[str]) -> None:
         tensor = to_tensor(constant.tensor.numpy())
-        readers = {(node.op_type, index) for node, index in constant.value.uses()}
-        if not (own and getattr(tensor, "dtype", None) in LEARNED):
+        dtype = getattr(tensor, "dtype", None)
+        if not own or dtype not in LEARNED or _only_read_by(constant, NUMBERS):
             self._whole[constant.key] = tensor
-        elif readers and readers <= STATISTICS:
+        elif _only_read_by(constant, STATISTICS):
             self._buffers[constant.key] = tensor
         else:
             learned = tensor.ndim > 0 and not any(fnmatchcase(constant.key, glob) for glob in frozen)
             # Not register_parameter, which refuses names with a dot; everything else takes them.
             self._parameters[constant.key] = torch.nn.Parameter(tensor, requires_grad=learned)
+
+
+def _only_read_by(constant: Constant, places: Mapping[tuple[str, str], Collection[int]]) -> bool:
+    """Whether it is read, and only at these inputs of these operators."""
+    uses = [((node.domain.replace("ai.onnx", ""), node.op_type), index) for node, index in constant.value.uses()]
+    return bool(uses) and all(index in places.get(key, ()) for key, index in uses)
 
 
 def _same_bits(ones: np.ndarray, others: np.ndarray) -> bool:

@@ -86,7 +86,15 @@ class Program:
             if attribute.type == ir.AttributeType.GRAPH
         }
         inputs = tuple(None if value is None else self._key(value) for value in node.inputs)
-        return _Step(call, function, NUMBERS.get(key, frozenset()), inputs, tuple(v.name or "" for v in node.outputs), inside, done)
+        return _Step(
+            call,
+            function,
+            NUMBERS.get(key, frozenset()),
+            inputs,
+            tuple(v.name or "" for v in node.outputs),
+            inside,
+            done,
+        )
 
     def _key(self, value: ir.Value) -> str:
         return self._keys.get(value, value.name or "")

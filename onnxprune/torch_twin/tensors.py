@@ -45,7 +45,8 @@ _BITS = {1: (np.uint8, torch.uint8), 2: (np.int16, torch.int16)}
 def to_tensor(array: Array) -> Any:
     """A copy as a tensor; text, and types that torch does not have, stay arrays."""
     if array.dtype.kind in "OSU":
-        return array
+        texts = [text.decode() if isinstance(text, bytes) else str(text) for text in array.reshape(-1)]
+        return np.array(texts, object).reshape(array.shape)
     kind = TORCH.get(ir.DataType.from_numpy(array.dtype))
     if kind is None:
         return array

@@ -121,9 +121,7 @@ def turned(x: Tensor, cosines: Tensor, sines: Tensor, interleaved: bool) -> Tens
 
 
 @op("RotaryEmbedding")
-def rotary_embedding(
-    call: Call, x: Tensor, cosines: Tensor, sines: Tensor, positions: Tensor | None = None
-) -> Tensor:
+def rotary_embedding(call: Call, x: Tensor, cosines: Tensor, sines: Tensor, positions: Tensor | None = None) -> Tensor:
     """Heads on an axis of their own or not; angles of positions, or of each sample's own."""
     if positions is not None:
         cosines, sines = cosines[positions], sines[positions]

@@ -13,7 +13,9 @@ MICROSOFT = "com.microsoft"
 
 
 @op("FusedConv", domain=MICROSOFT)
-def fused_conv(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None, added: Tensor | None = None) -> Tensor:
+def fused_conv(
+    call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None, added: Tensor | None = None
+) -> Tensor:
     """A convolution, a shortcut and an activation."""
     found: Tensor = conv(call, x, weight, bias)
     return fused(call, found if added is None else found + added, *(call.attr("activation_params") or ()))

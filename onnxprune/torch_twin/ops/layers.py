@@ -1,4 +1,4 @@
-"""Layers and pools: products with weights, and what slides over space."""
+"""Layers: products with weights, and the padding of what slides over space."""
 
 from collections.abc import Callable, Sequence
 

@@ -13,7 +13,9 @@ MICROSOFT = "com.microsoft"
 def batch_norm(call: Call, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """With the running statistics, also while training."""
     if mean.requires_grad or variance.requires_grad:
-        mean, variance, scale, shift = (v.reshape(-1, *(1 for _ in x.shape[2:])) for v in (mean, variance, scale, shift))
+        mean, variance, scale, shift = (
+            v.reshape(-1, *(1 for _ in x.shape[2:])) for v in (mean, variance, scale, shift)
+        )
         return (x - mean) * torch.rsqrt(variance + call.attr("epsilon", 1e-5)) * scale + shift
     return F.batch_norm(x, mean, variance, scale, shift, False, 0.0, call.attr("epsilon", 1e-5))
 

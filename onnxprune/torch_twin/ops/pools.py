@@ -127,7 +127,9 @@ def max_unpool(call: Call, x: Tensor, places: Tensor, shape: Tensor | None = Non
     """Each number at its place, which counts over the whole result; zeros elsewhere."""
     kernel, rank = call.attr("kernel_shape"), len(call.attr("kernel_shape"))
     strides, pads = call.attr("strides") or [1] * rank, call.attr("pads") or [0] * 2 * rank
-    sizes = [(n - 1) * s - pads[a] - pads[rank + a] + k for a, (n, s, k) in enumerate(zip(x.shape[2:], strides, kernel))]
+    sizes = [
+        (n - 1) * s - pads[a] - pads[rank + a] + k for a, (n, s, k) in enumerate(zip(x.shape[2:], strides, kernel))
+    ]
     whole = integers(shape) if shape is not None else [*x.shape[:2], *sizes]
     flat = x.new_zeros(torch.Size(whole).numel())
     return flat.index_put((places.reshape(-1),), x.reshape(-1)).reshape(whole)

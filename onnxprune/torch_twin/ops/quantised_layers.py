@@ -56,7 +56,9 @@ def quantised_conv(
     bias: Tensor | None = None,
 ) -> Tensor:
     """A convolution of quanta, brought to others."""
-    found: Tensor = conv(call, less(x, x_zero, 1), less(weight, weight_zero, 0), None if bias is None else bias.double())
+    found: Tensor = conv(
+        call, less(x, x_zero, 1), less(weight, weight_zero, 0), None if bias is None else bias.double()
+    )
     return requantised(found * _laid(x_scale * weight_scale / scale, found, 1), torch.ones_like(scale), zero)
 
 

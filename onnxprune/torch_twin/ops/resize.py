@@ -92,9 +92,7 @@ def _cropped(x: Tensor, changes: dict[int, Axis], how: How, roi: list[float], be
     """Of a part of each axis; what lies outside of it all is one value."""
     count = len(changes)
     parts = zip(roi[:count], roi[count:], strict=True)
-    changes = {
-        a: Axis(c.before, c.after, c.scale, part) for (a, c), part in zip(changes.items(), parts, strict=True)
-    }
+    changes = {a: Axis(c.before, c.after, c.scale, part) for (a, c), part in zip(changes.items(), parts, strict=True)}
     found = _resized(x, changes, how)
     for axis, change in changes.items():
         at = _at(change, how)
