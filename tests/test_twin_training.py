@@ -29,7 +29,8 @@ def test_without_torch_the_package_works_and_the_twin_says_what_to_install() -> 
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "import onnxprune, onnxprune.torch_twin, onnx\n"
-        "model = onnx.parser.parse_model('<ir_version: 8, opset_import: [\"\" : 17]> n (float[1] x) => (float[1] y) { y = Abs (x) }')\n"
+        "text = '<ir_version: 8, opset_import: [\"\" : 17]> n (float[1] x) => (float[1] y) { y = Abs (x) }'\n"
+        "model = onnx.parser.parse_model(text)\n"
         "try: onnxprune.to_torch(model)\n"
         "except onnxprune.BadInput as error: print(error)\n"
     )
@@ -132,7 +133,13 @@ def test_a_hessian_vector_product_is_that_of_finite_differences() -> None:
 
 
 QDQ = "q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) y = Mul (d, w)"
-DYNAMIC = "q, s, z = DynamicQuantizeLinear (x) p = MatMulInteger (q, b, z) f = Cast <to = 1> (p) t = Mul (s, w) y = Mul (f, t)"
+DYNAMIC = """
+    q, s, z = DynamicQuantizeLinear (x)
+    p = MatMulInteger (q, b, z)
+    f = Cast <to = 1> (p)
+    t = Mul (s, w)
+    y = Mul (f, t)
+"""
 
 
 def test_quanta_that_are_read_at_once_let_the_gradient_through_inside_their_range() -> None:

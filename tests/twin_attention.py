@@ -118,7 +118,8 @@ CASES: list[Case] = [
         t=np.int32(4),
     ),
     case(
-        f"y, a, b = {MS}GroupQueryAttention <{GROUPS}, do_rotary = 1, rotary_interleaved = 1> (q, k, v, pk, pv, n, t, c, s)",
+        f"y, a, b = {MS}GroupQueryAttention <{GROUPS}, do_rotary = 1, rotary_interleaved = 1> "
+        "(q, k, v, pk, pv, n, t, c, s)",
         **NEXT,
         n=np.int32([3, 3]),
         t=np.int32(4),

@@ -8,7 +8,8 @@ BRANCHES = """y = If (c) <
     then_branch = yes () => (float p) { p = Mul (x, w) },
     else_branch = no () => (float q) { t = Add (x, w) q = Exp (t) }
 >"""
-LOOP = """y, ys = Loop (n, c, x) <body = step (int64 i, bool go, float[2, 3] s) => (bool again, float[2, 3] new, float[2, 3] row) {
+LOOP = """y, ys = Loop (n, c, x) <
+    body = step (int64 i, bool go, float[2, 3] s) => (bool again, float[2, 3] new, float[2, 3] row) {
     again = Less (i, most)
     row = Mul (s, w)
     new = Tanh (row)

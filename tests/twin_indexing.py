@@ -7,6 +7,7 @@ I = np.array  # noqa: E741
 MS = "com.microsoft."
 PLACES = I([[0, -1, 1], [2, 1, 0]])
 PAIRS = I([[0, 1], [1, -1]])
+REDUCED = "ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare"
 
 CASES: list[Case] = [
     case("y = Gather (x, i)", x=(4, 3), i=I([[0, -1], [2, 2]])),
@@ -63,8 +64,7 @@ CASES: list[Case] = [
     ),
     *(
         case(f"y = {name} <axes = [1], keepdims = {keep}> (x)", opset=12, x=(2, 3, 4))
-        for name in "ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
-        "ReduceSumSquare".split()
+        for name in REDUCED.split()
         for keep in (0, 1)
     ),
     case("y = ReduceLogSum (x, a)", opset=18, x=np.float32([[1, 2], [3, 4.5]]), a=I([-1])),

@@ -50,7 +50,8 @@ CASES: list[Case] = [
     case('y = Resize <mode = "linear"> (x, c)', opset=10, x=IMAGE, c=np.float32([1, 1, 2, 3])),
     *(
         case(
-            f'y = Resize <mode = "{mode}", {WHERE.format("tf_crop_and_resize")}, extrapolation_value = 3.0> (x, r, , s)',
+            f'y = Resize <mode = "{mode}", {WHERE.format("tf_crop_and_resize")}, extrapolation_value = 3.0> '
+            "(x, r, , s)",
             opset=13,
             x=IMAGE,
             r=np.float32([0, 0, 0.2, -0.3, 1, 1, 0.7, 1.2]),

@@ -25,7 +25,7 @@ def shared(x: Tensor, heads: int) -> Tensor:
 
 
 def allowed(queries: int, keys: int, offset: Tensor | int, left: int = -1, right: int = 0) -> Tensor:
-    """(…, queries, keys) which keys lie in the window of each query; the first query stands at `offset`, -1 is no end."""
+    """(…, queries, keys) which keys a query may read: the first stands at `offset`; -1 leaves a side open."""
     device = offset.device if isinstance(offset, Tensor) else None
     own = torch.arange(queries, device=device)[:, None] + (offset if isinstance(offset, int) else offset[:, None, None])
     places = torch.arange(keys, device=device)

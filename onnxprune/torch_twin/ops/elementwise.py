@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import reduce as fold
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 import torch.nn.functional as F

@@ -8,17 +8,18 @@ from onnxprune.graph import Array
 
 
 def _half(y: Array, scale: Array) -> Array:
-    return (y + np.float32(0.5)) / scale - np.float32(0.5)
+    return np.asarray((y + np.float32(0.5)) / scale - np.float32(0.5))
 
 
 def _symmetric(y: Array, scale: Array, n: int, m: int) -> Array:
-    return np.float32(n / 2) * (1 - np.float32(m) / (scale * np.float32(n))) + _half(y, scale)
+    shift = np.float32(n / 2) * (1 - np.float32(m) / (scale * np.float32(n)))
+    return np.asarray(shift + _half(y, scale))
 
 
 def _cropped(y: Array, n: int, m: int, begin: Array, end: Array) -> Array:
     if m == 1:
-        return y + np.float32(0.5) * (begin + end) * np.float32(n - 1)
-    return begin * np.float32(n - 1) + y * (end - begin) * np.float32(n - 1) / np.float32(m - 1)
+        return np.asarray(y + np.float32(0.5) * (begin + end) * np.float32(n - 1))
+    return np.asarray(begin * np.float32(n - 1) + y * (end - begin) * np.float32(n - 1) / np.float32(m - 1))
 
 
 PLACES: dict[str, Callable[..., Array]] = {
@@ -29,7 +30,7 @@ PLACES: dict[str, Callable[..., Array]] = {
     "asymmetric": lambda y, scale, n, m, begin, end: y / scale,
     "tf_crop_and_resize": lambda y, scale, n, m, begin, end: _cropped(y, n, m, begin, end),
 }
-"""Where positions y of a result of size m come from, in an axis of size n, of which the part from `begin` to `end` is taken."""
+"""Where positions y of a result of size m come from, in an axis of size n, or in its part from `begin` to `end`."""
 ROUNDED: dict[str, Callable[[Array], Array]] = {
     "round_prefer_floor": lambda at: np.ceil(at - np.float32(0.5)),
     "round_prefer_ceil": lambda at: np.floor(at + np.float32(0.5)),
@@ -40,7 +41,7 @@ ROUNDED: dict[str, Callable[[Array], Array]] = {
 
 def triangle(distance: Array, steepness: float) -> Array:
     """The weight of a neighbour in linear interpolation."""
-    return np.maximum(1 - np.abs(distance), 0)
+    return np.asarray(np.maximum(1 - np.abs(distance), 0))
 
 
 def cubic(distance: Array, steepness: float) -> Array:

@@ -128,7 +128,8 @@ def max_unpool(call: Call, x: Tensor, places: Tensor, shape: Tensor | None = Non
     kernel, rank = call.attr("kernel_shape"), len(call.attr("kernel_shape"))
     strides, pads = call.attr("strides") or [1] * rank, call.attr("pads") or [0] * 2 * rank
     sizes = [
-        (n - 1) * s - pads[a] - pads[rank + a] + k for a, (n, s, k) in enumerate(zip(x.shape[2:], strides, kernel))
+        (n - 1) * s - pads[a] - pads[rank + a] + k
+        for a, (n, s, k) in enumerate(zip(x.shape[2:], strides, kernel, strict=True))
     ]
     whole = integers(shape) if shape is not None else [*x.shape[:2], *sizes]
     flat = x.new_zeros(torch.Size(whole).numel())
