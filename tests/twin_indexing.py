@@ -41,6 +41,7 @@ CASES: list[Case] = [
     ),
     case("v, i = TopK (x, k)", x=(3, 5), k=I([2])),
     case("v, i = TopK <axis = 0, largest = 0> (x, k)", x=(5, 3), k=I([3])),
+    *(case(f"v, i = TopK <largest = {way}> (x, k)", x=integers(0, 3, 2, 9), k=I([6]), smooth=False) for way in (0, 1)),
     case("v, i = TopK <k = 2> (x)", opset=9, x=(3, 5)),
     case("y = OneHot (i, d, v)", i=I([[0, -1]]), d=I(3), v=(2,)),
     case("y = OneHot <axis = 0> (i, d, v)", i=I([0, 2]), d=I(3), v=np.float32([0, 1])),

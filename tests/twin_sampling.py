@@ -135,6 +135,26 @@ CASES: list[Case] = [
     case("y = DFT <onesided = 1, inverse = 1> (x)", opset=20, x=(2, 3, 2), reference=True),
     case("y = STFT (x, s, w)", opset=17, x=(2, 12, 1), s=I(3), w=(5,)),
     case("y = STFT <onesided = 0> (x, s, , n)", opset=17, x=(1, 12, 1), s=I(2), n=I(4)),
+    *(
+        case(
+            f"y = NonMaxSuppression <center_point_box = {middle}> (b, s, m, o, l)",
+            b=uniform(0.1, 1, 2, 30, 4),
+            s=uniform(0, 1, 2, 3, 30),
+            m=I(5),
+            o=np.float32(0.4),
+            l=np.float32(0.3),
+            smooth=False,
+        )
+        for middle in (0, 1)
+    ),
+    case(
+        "y = NonMaxSuppression (b, s, m)",
+        b=uniform(0, 1, 1, 9, 4),
+        s=np.ones((1, 1, 9), np.float32),
+        m=I(9),
+        smooth=False,
+    ),
+    case("y = NonMaxSuppression (b, s)", b=uniform(0, 1, 1, 9, 4), s=uniform(0, 1, 1, 1, 9), smooth=False),
     case("y = Det (x)", x=(2, 3, 3)),
     case(f"y = {MS}Inverse (x)", x=(2, 3, 3)),
     *(

@@ -3,6 +3,7 @@
 from onnxprune.torch_twin.ops import (
     activations,
     attention,
+    boxes,
     control,
     elementwise,
     fused,
@@ -28,6 +29,7 @@ from onnxprune.torch_twin.ops import (
 __all__ = [
     "activations",
     "attention",
+    "boxes",
     "control",
     "elementwise",
     "fused",

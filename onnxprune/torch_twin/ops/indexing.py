@@ -84,10 +84,10 @@ def tensor_scatter(call: Call, x: Tensor, updates: Tensor, begins: Tensor | None
 
 @op("TopK", numbers=(1,))
 def top_k(call: Call, x: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The largest or smallest along one axis, sorted."""
-    count = int(k.item()) if k is not None else call.attr("k")
-    values, places = torch.topk(x, count, call.attr("axis", -1), bool(call.attr("largest", 1)))
-    return values, places
+    """The largest or smallest along one axis, sorted; of equal ones the first come first."""
+    count, axis = int(k.item()) if k is not None else call.attr("k"), call.attr("axis", -1)
+    values, places = torch.sort(x, dim=axis, descending=bool(call.attr("largest", 1)), stable=True)
+    return values.narrow(axis, 0, count), places.narrow(axis, 0, count)
 
 
 @op("OneHot", numbers=(1,))
