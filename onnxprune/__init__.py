@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from onnxprune.plan import Plan, load_plan
     from onnxprune.replay import apply_plan
     from onnxprune.report import Report
+    from onnxprune.torch_twin import to_torch
 
 # Imported when first used: `onnxprune --help` should not wait for onnx and numpy.
 _LAZY = {
@@ -28,6 +29,7 @@ _LAZY = {
     "fold": "onnxprune.folding",
     "inspect": "onnxprune.inspection",
     "load_plan": "onnxprune.plan",
+    "to_torch": "onnxprune.torch_twin",
 }
 
 for _link in ("passes", "calibration"):
@@ -54,6 +56,7 @@ __all__ = [
     "fold",
     "inspect",
     "load_plan",
+    "to_torch",
 ]
 
 

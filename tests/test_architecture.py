@@ -13,6 +13,8 @@ FOLDERS = {
     "onnxprune": "onnxprune",
     "onnxprune.criteria": "onnxprune/criteria",
     "onnxprune.op_rules": "onnxprune/op_rules",
+    "onnxprune.torch_twin": "onnxprune/torch_twin",
+    "onnxprune.torch_twin.ops": "onnxprune/torch_twin/ops",
     "onnxprune.passes": "passes",
     "onnxprune.calibration": "calibration",
 }
@@ -30,6 +32,7 @@ ROWS = {
     "passes": "passes.*",
     "criteria": "criteria.*",
     "settings": "config report",
+    "twin": "torch_twin.*",
     "stages": "functions prepare importance flow final_responses nisp scoring allocate probe choose verify planning "
     "clipping solve pairs descent adjust rebuild bench fidelity measure reporting",
     "order": "pipeline replay folding",
