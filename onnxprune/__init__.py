@@ -8,6 +8,7 @@ from onnxprune.version import __version__
 
 if TYPE_CHECKING:
     from onnxprune.config import Config
+    from onnxprune.folding import Folded, FoldReport, fold
     from onnxprune.inspection import inspect
     from onnxprune.pipeline import Result, compress
     from onnxprune.plan import Plan, load_plan
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
 # Imported when first used: `onnxprune --help` should not wait for onnx and numpy.
 _LAZY = {
     "Config": "onnxprune.config",
+    "FoldReport": "onnxprune.folding",
+    "Folded": "onnxprune.folding",
     "Plan": "onnxprune.plan",
     "Report": "onnxprune.report",
     "Result": "onnxprune.pipeline",
     "apply_plan": "onnxprune.replay",
     "compress": "onnxprune.pipeline",
+    "fold": "onnxprune.folding",
     "inspect": "onnxprune.inspection",
     "load_plan": "onnxprune.plan",
 }
@@ -37,6 +41,8 @@ __all__ = [
     "BadInput",
     "BudgetNotMet",
     "Config",
+    "FoldReport",
+    "Folded",
     "OnnxPruneError",
     "Plan",
     "ProofFailed",
@@ -45,6 +51,7 @@ __all__ = [
     "__version__",
     "apply_plan",
     "compress",
+    "fold",
     "inspect",
     "load_plan",
 ]

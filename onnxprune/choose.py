@@ -78,9 +78,7 @@ def choose(
     candidates = [_candidates(group, config, align) for group in groups]
     kind, share = budget_of(config, data.source.synthetic)
     if kind in ("ratio", "ratios"):
-        rate = share if kind == "ratio" else 0.0
-        taken = [w[0] if len(w) == 1 else nearest_width(w, w[-1] * (1 - rate)) for w in candidates]
-        return Chosen(names, np.array(taken, np.int64), "the same share of every group")
+        return Chosen(names, _by_rate(candidates, kind, share), "the same share of every group")
     cost = _cost(analysis, groups, costs, kind, config, align)
     priced = [w if one.judges else w[-1:] for one, w in zip(scored, candidates, strict=True)]
     least = np.array([w[0] for w in priced], np.int64)
@@ -100,6 +98,25 @@ def choose(
     ]
     widths = least_damage(choices, cost, share)
     return Chosen(names, widths, "global: the outputs suffer least, by a probe of each group")
+
+
+def uniform_widths(
+    analysis: Analysis, groups: Sequence[Group], costs: CostModel, synthetic: bool, config: Config, align: int
+) -> Widths:
+    """The widths at which all groups lose the same share: what is known of the outcome before anything is scored.
+
+    Raises BudgetNotMet where no allowed widths meet the budget.
+    """
+    candidates = [_candidates(group, config, align) for group in groups]
+    kind, share = budget_of(config, synthetic)
+    if kind in ("ratio", "ratios"):
+        return _by_rate(candidates, kind, share)
+    return uniform(candidates, _cost(analysis, groups, costs, kind, config, align), share)
+
+
+def _by_rate(candidates: Sequence[Sequence[int]], kind: BudgetKind, share: float) -> Widths:
+    rate = share if kind == "ratio" else 0.0
+    return np.array([w[0] if len(w) == 1 else nearest_width(w, w[-1] * (1 - rate)) for w in candidates], np.int64)
 
 
 def _shared(group: Group) -> float:

@@ -1,4 +1,4 @@
-"""The subcommands: inspect, apply, bench, compare, doctor."""
+"""The subcommands: inspect, apply, fold, bench, compare, doctor."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -81,6 +81,34 @@ def apply(
             progress=progress,
         )
     finish(result, screen, output, others, "")
+
+
+@commands.command()
+@takes(
+    Files,
+    Config,
+    Screen,
+    only=("output", "report", "overwrite", "dry_run", "calib", "seed", *LOOKED, "verbose", *SHOWN),
+)
+def fold(model: Model, **options: Any) -> None:
+    """Fold masks, gates and zeros into plain weights, and remove channels that are dead then; exact, and proved."""
+    screen = read_screen(options)
+    settings, files = read_options(options, None)
+    others = {"--report": Path(files.report)} if files.report else {}
+    output = planned_output(model, files, others)
+    from onnxprune.folding import fold as run
+
+    folded = run(str(model), calib=files.calib, config=settings)
+    if output is not None:
+        from onnxprune.output import write_outputs
+
+        text = folded.report.model_dump_json(indent=1) + "\n"
+        write_outputs(folded.model, output, dict.fromkeys(others.values(), text))
+    console = show(folded.report, screen)
+    if console is not None:
+        from onnxprune.render_facts import show_folding
+
+        show_folding(folded.report, console, screen.verbose, str(output or "nothing (--dry-run)"))
 
 
 @commands.command()

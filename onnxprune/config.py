@@ -28,7 +28,9 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    method: str = option("obs", "Method", "How channels are chosen: random, magnitude, thinet, lasso or obs.", "NAME")
+    method: str = option(
+        "obs", "Method", "How channels are chosen: random, magnitude, nisp, thinet, lasso, obs.", "NAME"
+    )
     rebuild: Literal["lsq", "scale", "none"] = option(
         "lsq", "Method", "Solve the remaining weights again: exact refit, one factor a channel, or not at all."
     )
@@ -36,6 +38,12 @@ class Config(BaseModel):
     forward: bool = option(False, "Method", "Let thinet add channels instead of removing them.")
     memory: str = option(
         "4GB", "Method", "What the sums of all layers may take; layers too wide for it are judged by variances alone."
+    )
+    frl: str | None = option(
+        None,
+        "Method",
+        "Layer whose responses nisp ranks; else what the last layer of each output reads.",
+        "NODE",
     )
     sampler: bool | None = option(
         None,

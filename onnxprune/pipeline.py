@@ -1,5 +1,6 @@
 """The one way through: load, analyse, collect, score, allocate, remove, rebuild, verify, measure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +16,11 @@ from onnxprune.criteria import lookup
 from onnxprune.criteria.problem import Options
 from onnxprune.dependency import Keep
 from onnxprune.errors import BadInput
+from onnxprune.importance import SCORERS
 from onnxprune.layers import Layer, layers_in_order
 from onnxprune.measure import measure, open_judge
 from onnxprune.model_io import ModelSource, like, load
+from onnxprune.native import F64
 from onnxprune.passes.remove import remove
 from onnxprune.passes.samplers import drop_idle_samplers
 from onnxprune.passes.states import settle_products
@@ -74,7 +77,8 @@ def _run(
     with stages.stage("analyse"):
         loaded = load(model)
         judge = open_judge(loaded.model, eval, metric, settings)
-        fold = criterion.needs_data or settings.rebuild != "none"
+        solves = criterion.needs_data or settings.rebuild != "none"
+        fold = solves or settings.method in SCORERS
         data = open_data(loaded.model, calib, settings, matched=fold)
         prepared = prepare(loaded.model, data, settings, fold)
     costs = cost_model(prepared.analysis, prepared.original)
@@ -83,8 +87,8 @@ def _run(
     layers = [layer for layer in layers if layer.name not in prepared.frozen and layer.bias is not None]
     fits = allowance([layer.linear for layer in layers], settings.memory_bytes)
     sampling = Sampling(data.source.samples, data.batches, len(layers), prepared.analysis.trace, settings.seed, fits)
-    collected = _collect(prepared, layers, data, sampling, stages) if fold else None
-    scored = _score(prepared, collected, settings, stages)
+    collected = _collect(prepared, layers, data, sampling, stages) if solves else None
+    scored = _score(prepared, collected, data, settings, stages)
     collected = collected and replace(collected, statistics={})  # the rebuild needs the targets alone
     chosen, keep, refused = _choose(prepared, scored, layers, data, settings, stages)
     del scored  # and with it the moments of all layers
@@ -105,7 +109,7 @@ def _run(
     with stages.stage("measure"):
         measured = measure(prepared.original, slim, data, judge, settings)
     plan = make_plan(prepared, keep, reader_errors(prepared, solved), settings)
-    wide = [layer.linear for layer in layers if fold and layer.linear.features.shape[1] > fits.widest]
+    wide = [layer.linear for layer in layers if solves and layer.linear.features.shape[1] > fits.widest]
     outcome = Outcome(slim, chosen, refused, solved, proof, measured, stages.seconds, disk, wide)
     return Result(like(slim, loaded), plan, make_report(loaded, settings, prepared, data, plan, outcome))
 
@@ -117,10 +121,15 @@ def _collect(prepared: Prepared, layers: list[Layer], data: Data, sampling: Samp
         return collect(prepared.analysis.flat, layers, readers, data.source, sampling, tick)
 
 
-def _score(prepared: Prepared, collected: Collected | None, config: Config, stages: Stages) -> list[Scored]:
-    options = Options(norm=config.norm, forward=config.forward)
+def _score(prepared: Prepared, collected: Collected | None, data: Data, config: Config, stages: Stages) -> list[Scored]:
+    options, criterion = Options(norm=config.norm, forward=config.forward), lookup(config.method)
+    importances: Mapping[str, F64] = {}
+    if config.method in SCORERS:
+        with stages.stage("importance") as tick:
+            importances = SCORERS[config.method](prepared, data, config, tick)
     with stages.stage("score", len(prepared.groups)) as tick:
-        return score(prepared.analysis, collected, lookup(config.method), options, config.seed, prepared.groups, tick)
+        groups, seed = prepared.groups, config.seed
+        return score(prepared.analysis, collected, criterion, options, seed, groups, tick, importances)
 
 
 def _choose(

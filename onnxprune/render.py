@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxprune.config import BUDGETS
-from onnxprune.report import Accuracy, ClosedReport, Fidelity, Latency, Report
+from onnxprune.report import Accuracy, ClosedReport, Fidelity, Latency, Report, Totals
 
 LEAST_WIDTH = 120
 
@@ -70,14 +70,20 @@ def _groups(report: Report) -> Table:
 
 
 def _totals(report: Report) -> Table:
-    made = table("", "before", "after", "after / before")
-    for name, label in (("macs", "multiply–adds"), ("params", "parameters"), ("bytes", "bytes")):
-        before, after = getattr(report.before, name), getattr(report.after, name)
-        made.add_row(label, quantity(before), quantity(after), share(after / max(before, 1)))
+    made = totals_table(report.before, report.after)
     for one in report.latency:
         made.add_row(*_latency(one))
     if report.accuracy is not None:
         made.add_row(*_accuracy(report.accuracy))
+    return made
+
+
+def totals_table(before: Totals, after: Totals) -> Table:
+    """What a model costs, before and after."""
+    made = table("", "before", "after", "after / before")
+    for name, label in (("macs", "multiply–adds"), ("params", "parameters"), ("bytes", "bytes")):
+        old, new = getattr(before, name), getattr(after, name)
+        made.add_row(label, quantity(old), quantity(new), share(new / max(old, 1)))
     return made
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from threading import Lock
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
@@ -78,8 +79,9 @@ def score(
     seed: int,
     groups: Sequence[Group],
     tick: Tick = lambda: None,
+    importance: Mapping[str, F64] = MappingProxyType({}),
 ) -> list[Scored]:
-    """Let the criterion rank the units of each group."""
+    """Let the criterion rank the units of each group; `importance` has the scores of those scored beforehand."""
     moments = _Moments(analysis.model, collected.statistics if collected is not None else {}, groups)
 
     def rank(numbered: tuple[int, Group]) -> Scored:
@@ -94,7 +96,8 @@ def score(
             *(reader for reader, _, _ in reading),
             *_looped(analysis.model, group, reading, analysis.units, estimated),
         )
-        problem = Problem(group.name, group.width, own, writers, group.rows, seed + number)
+        given = importance.get(group.name)
+        problem = Problem(group.name, group.width, own, writers, group.rows, seed + number, given)
         judges = tuple(Judge(reader, held, block) for reader, held, block in reading if held is not None)
         blind = criterion.needs_data and not own  # in a branch or a loop nothing is seen, nor counts as a reader
         selection = (lookup("magnitude") if blind else criterion).select(problem, options)

@@ -25,16 +25,17 @@ ROWS = {
     "values": "version errors progress parallel heap native labels graph",
     "models": "atomic serialise model_check model_io runtime constants bodies branches pieces trace",
     "operators": "op_rules.*",
-    "analysis": "factors units balance conflicts resolve grouping sizes dependency weights layers costs widths plan",
+    "analysis": "factors units balance conflicts resolve grouping sizes dependency weights layers steady costs "
+    "widths plan",
     "sums": "calibration.statistics calibration.least_squares",
     "calibration": "calibration.*",
     "passes": "passes.*",
     "criteria": "criteria.*",
     "settings": "config report",
     "twin": "torch_twin.*",
-    "stages": "functions prepare scoring allocate probe choose verify planning clipping solve pairs descent adjust "
-    "rebuild bench fidelity measure reporting",
-    "order": "pipeline replay",
+    "stages": "functions distilled prepare importance flow final_responses nisp scoring allocate probe choose verify planning "
+    "clipping solve pairs descent adjust rebuild bench fidelity measure reporting",
+    "order": "pipeline replay folding",
     "questions": "explain inspection judging doctor",
     "command line": "bars options output render render_facts showing commands cli __main__ __init__",
 }

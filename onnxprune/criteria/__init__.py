@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from onnxprune.criteria import lasso, magnitude, obs, random, thinet
+from onnxprune.criteria import lasso, magnitude, obs, random, scored, thinet
 from onnxprune.criteria.problem import Options, Problem, Selection
 from onnxprune.errors import BadInput
 
@@ -27,6 +27,7 @@ CRITERIA: dict[str, Criterion] = {
     for row in (
         Criterion("random", random.select, False, "seeded random units, the baseline", "none"),
         Criterion("magnitude", magnitude.select, False, "the norm of the filter that makes a unit", "Li et al. 2017"),
+        Criterion("nisp", scored.select, False, "what the final responses owe to a unit", "Yu et al. 2018"),
         Criterion("thinet", thinet.select, True, "the least joint effect on the next layer", "Luo, Wu, Lin 2017"),
         Criterion("lasso", lasso.select, True, "the exact LASSO path over units", "He, Zhang, Sun 2017"),
         Criterion("obs", obs.select, True, "the least error after refitting the rest", "Frantar, Alistarh 2022"),

@@ -59,7 +59,8 @@ class Problem:
     """One group of `width` C units to rank.
 
     `rows` (C,) partitions the units where a constraint (grouped conv, shuffle) wants the same number kept in
-    each part; None where any set will do. `seed` is for criteria that draw.
+    each part; None where any set will do. `seed` is for criteria that draw. `importance` (C,) has scores that were
+    computed from the whole graph, higher is worth keeping; None where there are none.
     """
 
     group: str
@@ -68,6 +69,7 @@ class Problem:
     writers: tuple[Writer, ...] = ()
     rows: Index | None = None
     seed: int = 0
+    importance: F64 | None = None
 
     @property
     def row_count(self) -> int:
