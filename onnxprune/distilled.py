@@ -1,37 +1,48 @@
 """Inputs distilled from a model: made-up images, changed until the model's own running statistics fit them.
 
-Yin et al. 2020, "Dreaming to Distill" (CVPR), with dead leaves to start from instead of noise: what the BatchNormalizations
-remember of the training data is matched layer by layer, outputs are asked to be as sure as for real inputs and spread over
-all classes, and neighbouring pixels to stay alike.
+Yin et al. 2020, "Dreaming to Distill" (CVPR), with dead leaves to start from instead of noise: what the
+BatchNormalizations remember of the training data is matched layer by layer, outputs are asked to be sure and spread
+over all classes, and neighbouring pixels to stay alike.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune import cache
 from onnxprune.calibration.inputs import is_image
 from onnxprune.calibration.norm_moments import Norm, norms_behind
+from onnxprune.calibration.source import Source
 from onnxprune.calibration.synthetic import SyntheticSource
+from onnxprune.errors import BadInput
 from onnxprune.graph import Array
 from onnxprune.runtime import subgraph
 
 if TYPE_CHECKING:
     import torch
 
-STEPS, RATE = 80, 0.05
-SURE, SMOOTH = 0.05, 0.02
+STEPS, RATE = 40, 0.1
+"""Of Adam; the rate is a share of the images' deviation."""
+SURE, SMOOTH = 0.2, 0.02
 """What sure outputs and smooth images count beside the statistics."""
+PASSES = 3 * STEPS
+"""How many passes forward it takes to make an input: each step has one, and one back, which counts two."""
 
 
 @dataclass(frozen=True, eq=False)
 class Distilled:
-    """The batches of a made-up source, each changed by `improve`; the same in every pass."""
+    """The batches of a made-up source, each changed by `improve`; the same in every pass.
+
+    What was made once lies in `kept`, a folder, for the next run.
+    """
 
     source: SyntheticSource
     improve: Callable[[Mapping[str, Array], int], dict[str, Array]]
+    kept: Path | None
     synthetic: bool = True
 
     @property
@@ -47,24 +58,37 @@ class Distilled:
     def batches(self) -> Iterator[dict[str, Array]]:
         """Yield the feeds."""
         for number, feeds in enumerate(self.source.batches()):
-            yield self.improve(feeds, number)
+            file = self.kept / f"{number}.npz" if self.kept is not None else None
+            made = cache.read(file) if file is not None else None
+            if made is None:
+                made = self.improve(feeds, number)
+                if file is not None:
+                    cache.write(file, made)
+            yield made
 
 
-def distil(model: ir.Model, source: SyntheticSource) -> Distilled | None:
-    """The source with its images fitted to the model; None for a model without BatchNormalizations behind an image.
+def distil(model: ir.Model, source: Source) -> Source:
+    """The made-up source with its images fitted to the model, as far as that has BatchNormalizations behind them.
 
-    Raises BadInput without torch.
+    Raises BadInput without torch, and for a model without BatchNormalizations behind an image.
     """
+    if not isinstance(source, SyntheticSource):
+        return source
     images = [spec.name for spec in source.specs if is_image(spec)]
     norms = norms_behind(model, images)
     if not norms:
-        return None
+        raise BadInput(
+            "--calib distilled needs a BatchNormalization with constant statistics behind an image input, and the "
+            "model has none (exporters fold them into the layers): give real inputs, or leave --calib out"
+        )
     from onnxprune.torch_twin import Twin
 
+    key = cache.key_of(model, source, STEPS, RATE, SURE, SMOOTH)
     outputs = [value.name or "" for value in model.graph.outputs]
     inputs = [value.name or "" for value in model.graph.inputs if not value.is_initializer()]
     twin = Twin(subgraph(model, inputs, [*dict.fromkeys([*(norm.value for norm in norms), *outputs])]), frozen=["*"])
-    return Distilled(source, _Improver(twin, norms, images, outputs, source.seed))
+    kept = None if key is None else cache.folder() / f"distilled-{key}"
+    return Distilled(source, _Improver(twin, norms, images, outputs, source.seed), kept)
 
 
 @dataclass(frozen=True, eq=False)
