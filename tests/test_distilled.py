@@ -23,7 +23,8 @@ pytest.importorskip("torch")
 from onnxprune.distilled import distil
 
 BODY = """c0 = Conv <pads=[1,1,1,1]> (image, a_w) n0 = BatchNormalization (c0, a_gamma, a_beta, a_mean, a_var)
-    r0 = Relu (n0) c1 = Conv <strides=[2,2]> (r0, b_w) n1 = BatchNormalization (c1, b_gamma, b_beta, b_mean, b_var) r1 = Relu (n1)
+    r0 = Relu (n0) c1 = Conv <strides=[2,2]> (r0, b_w)
+    n1 = BatchNormalization (c1, b_gamma, b_beta, b_mean, b_var) r1 = Relu (n1)
     p = GlobalAveragePool (r1) f = Flatten (p) y = Gemm (f, y_w, y_b)"""
 SIGNATURE = "(float[N,3,16,16] image) => (float[N,4] y)"
 SHAPES: Weights = {"a_w": (12, 3, 3, 3), "b_w": (16, 12, 3, 3), "y_w": (16, 4), "y_b": (4,)}
