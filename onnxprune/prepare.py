@@ -17,6 +17,7 @@ from onnxprune.calibration.source import ImageOptions, Source, Trial, input_spec
 from onnxprune.calibration.window import Window, batch_of, cut
 from onnxprune.config import Config
 from onnxprune.dependency import Analysis, Closed, Group, analyse
+from onnxprune.distilled import PASSES, distil
 from onnxprune.errors import BadInput
 from onnxprune.functions import analysed
 from onnxprune.graph import SAMPLER, STATE, Array, every_node
@@ -34,6 +35,8 @@ DEFAULT_SAMPLES = 512
 HELD_OUT = 64
 FEWEST_SAMPLES, PATIENCE = 64, 2e12
 """Unless told otherwise, use at least so many inputs, and at most so many multiply–adds a pass."""
+PATIENCE_TO_MAKE = 3e13
+"""The same for making inputs that are distilled from the model."""
 MACS_AN_ELEMENT = 12
 """An element of an activation takes as long as so many multiply–adds: 0.15 ns beside 0.0125 (onnxruntime, 2 cores;
 layout_cdla and nudenet; less in networks of wide layers, 0.5 in a small one)."""
@@ -51,7 +54,8 @@ to copy one costs about as much as a dozen."""
 class Data:
     """Calibration inputs: those to solve on, those kept apart (empty where there are too few), and what was guessed.
 
-    `made` holds synthetic inputs, of which the others are parts; `seen` is what trying the model on inputs showed.
+    `made` holds synthetic inputs, of which the others are parts; `seen` is what trying the model on inputs showed;
+    to make one takes as long as so many `passes` of the model.
     """
 
     source: Source
@@ -64,6 +68,7 @@ class Data:
     guesses: tuple[str, ...]
     made: Recorded | None = None
     seen: Seen | None = None
+    passes: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +107,8 @@ def open_data(model: ir.Model, calib: object, config: Config, matched: bool = Tr
     )
     with _blamed(opened.guesses):
         source, axes = match(model, opened.source) if matched else opened.source, batch_axes(opened.specs)
+        dear = matched and isinstance(calib, str) and calib == "distilled"
+        source = distil(model, source) if dear else source
     made = Recorded(source) if source.synthetic else None
     source = made or source
     size = fixed_batch(opened.specs) or 1
@@ -113,7 +120,19 @@ def open_data(model: ir.Model, calib: object, config: Config, matched: bool = Tr
     judge = Window(source, axes, source.samples - judged, source.samples)
     batches = -(-solve.samples // batch_of(first, axes))
     fixed = fixed_batch(opened.specs) is not None
-    return Data(solve, judge, apart > 0, sample, axes, fixed, batches, tuple(opened.guesses), made, trial.seen)
+    return Data(
+        solve,
+        judge,
+        apart > 0,
+        sample,
+        axes,
+        fixed,
+        batches,
+        tuple(opened.guesses),
+        made,
+        trial.seen,
+        PASSES if dear else 0,
+    )
 
 
 def fitted(data: Data, trace: Trace, macs: float, config: Config) -> Data:
@@ -133,7 +152,8 @@ def _few_judged(data: Data, macs: float) -> Data:
 
 def _affordable(data: Data, effort: float, config: Config) -> Data:
     """What a patient user waits for: large models see fewer inputs."""
-    most = max(FEWEST_SAMPLES, int(PATIENCE / max(effort, 1.0)))
+    patience = PATIENCE_TO_MAKE / data.passes if data.passes else PATIENCE
+    most = max(FEWEST_SAMPLES, int(patience / max(effort, 1.0)))
     if config.samples is not None or data.fixed_batch or data.source.samples <= most:
         return data
     source = Window(data.source, data.axes, 0, most)

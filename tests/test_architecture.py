@@ -23,7 +23,7 @@ FOLDERS = {
 # A folder's name stands for all its modules.
 ROWS = {
     "values": "version errors progress parallel heap native labels graph",
-    "models": "atomic serialise model_check model_io runtime constants bodies branches pieces trace",
+    "models": "atomic serialise cache model_check model_io runtime constants bodies branches pieces trace",
     "operators": "op_rules.*",
     "analysis": "factors units balance conflicts resolve grouping sizes dependency weights layers steady costs "
     "widths plan",
@@ -33,8 +33,8 @@ ROWS = {
     "criteria": "criteria.*",
     "settings": "config report",
     "twin": "torch_twin.*",
-    "stages": "functions prepare importance flow final_responses nisp scoring allocate probe choose verify planning "
-    "clipping solve pairs descent adjust rebuild bench fidelity measure reporting",
+    "stages": "functions distilled prepare importance flow final_responses nisp scoring allocate probe choose "
+    "verify planning clipping solve pairs descent adjust rebuild bench fidelity measure reporting",
     "order": "pipeline replay folding",
     "questions": "explain inspection judging doctor",
     "command line": "bars options output render render_facts showing commands cli __main__ __init__",
