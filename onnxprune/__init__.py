@@ -8,6 +8,7 @@ from onnxprune.version import __version__
 
 if TYPE_CHECKING:
     from onnxprune.config import Config
+    from onnxprune.finetuning import finetune
     from onnxprune.inspection import inspect
     from onnxprune.pipeline import Result, compress
     from onnxprune.plan import Plan, load_plan
@@ -22,6 +23,7 @@ _LAZY = {
     "Result": "onnxprune.pipeline",
     "apply_plan": "onnxprune.replay",
     "compress": "onnxprune.pipeline",
+    "finetune": "onnxprune.finetuning",
     "inspect": "onnxprune.inspection",
     "load_plan": "onnxprune.plan",
 }
@@ -45,6 +47,7 @@ __all__ = [
     "__version__",
     "apply_plan",
     "compress",
+    "finetune",
     "inspect",
     "load_plan",
 ]

@@ -1,10 +1,11 @@
-"""What `inspect`, `bench`, `compare` and `doctor` tell, for a terminal."""
+"""What `inspect`, `finetune`, `bench`, `compare` and `doctor` tell, for a terminal."""
 
 from rich.console import Console
 
 from onnxprune.inspection import InputFacts, Inspection
 from onnxprune.judging import Comparison, Diagnosed, Timings
-from onnxprune.render import closed_lines, fidelity_text, print_lines, quantity, share, table
+from onnxprune.render import closed_lines, fidelity_text, print_lines, quantity, share, table, tuned_lines
+from onnxprune.report import Finetuned
 
 
 def show_inspection(found: Inspection, console: Console, verbose: bool) -> None:
@@ -75,3 +76,14 @@ def show_diagnosis(found: Diagnosed, console: Console) -> None:
     print_lines(console, lines)
     if not found.broken:
         print_lines(console, [("problem", problem) for problem in found.problems] or [("problems", "none")])
+
+
+def show_finetuned(found: Finetuned, console: Console, wrote: str) -> None:
+    """Print what the epochs came to, and how near the model is to its teacher."""
+    lines = list(tuned_lines(found.tuned))
+    if found.fidelity is not None:
+        lines.append(("fidelity", fidelity_text(found.fidelity)))
+    if found.accuracy is not None:
+        one = found.accuracy
+        lines.append((one.metric, f"{one.before:.4f} → {one.after:.4f} ({one.after - one.before:+.4f})"))
+    print_lines(console, [*lines, ("wrote", wrote)])
