@@ -31,9 +31,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--align", default="auto")
     parser.add_argument("--method", default="obs")
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument(
-        "--labels", action="store_true", help="learn from labels (ce) instead of the original's answers"
-    )
+    parser.add_argument("--labels", action="store_true", help="learn from labels (ce), not from the original")
     parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="any other option")
     return parser.parse_args()
 

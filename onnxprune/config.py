@@ -112,6 +112,7 @@ class Config(BaseModel):
     augment: tuple[Literal["flip", "crop"], ...] = option(
         (), TUNING, "Mirror images, move them by up to an eighth, or both.", "flip,crop"
     )
+    autocast: bool = option(False, TUNING, "Compute steps in bfloat16 where torch deems it safe.")
     reinit: bool = option(False, TUNING, "Start from random weights: the baseline of training from scratch.")
     validation: float = option(
         0.0625, TUNING, "Share of the training inputs, 512 at most, that only judge which epoch is kept.", ge=0, le=0.5

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
@@ -193,11 +193,10 @@ def _run(
     learned = _learned(twin, task.frozen)
     together.agree(list(learned.values()))
     teacher = None if task.teacher is None else Teacher(task.teacher, inner, task.select, together.device)
-    step = _Step(twin, samples, teacher, Augment(config.augment, samples, _image(config), config.seed))
+    step = _Step(twin, samples, teacher, Augment(config.augment, samples, _image(config), config.seed), False)
     sample = step.sample(rows[: order.batch])
     _require_same(run(open_session(task.model), sample.feeds), sample.outputs)
     kinds, features = _kinds(step, rows[:PROBED], order.batch, inner)
-    loss = make_loss(config, kinds, features)
     if config.reinit:
         reinit(learned, task.fans, task.biases, config.seed)
     if teacher is not None and not (config.augment or inner or together.world > 1):
@@ -205,21 +204,10 @@ def _run(
             teacher.keep_all(samples, order.batch)
     settled = (_settings(config), epochs, together.world, samples.description, samples.count)
     checkpoint = Checkpoint(task.checkpoint, fingerprint(learned, repr(settled)))
+    loss, optimiser = make_loss(config, kinds, features), Optimiser(learned, config, together)
+    step = replace(step, autocast=config.autocast)
     with stages.stage("fine-tune", order.steps * epochs) as tick:
-        loop = Loop(
-            step,
-            lambda part: step(part, None),
-            loss,
-            kinds,
-            order,
-            judges,
-            Optimiser(learned, config, together),
-            checkpoint,
-            together,
-            config,
-            stages.tell,
-            tick,
-        )
+        loop = Loop(step, loss, kinds, order, judges, optimiser, checkpoint, together, config, stages.tell, tick)
         history, best = loop.run(task.resume)
     tuned = Tuned(
         description=samples.description,
@@ -232,7 +220,7 @@ def _run(
         epochs=tuple(history),
         best=best,
     )
-    return tuned, step.sample(rows[: order.batch])
+    return tuned, replace(step, autocast=False).sample(rows[: order.batch])
 
 
 def _learned(twin: "Twin", frozen: Collection[str]) -> "dict[str, Tensor]":
@@ -255,25 +243,28 @@ def _settings(config: Config) -> str:
     return config.model_dump_json(include={*own, "seed", "mean", "std"})
 
 
+@dataclass(frozen=True, eq=False)
 class _Step:
     """Outputs, answers and labels of some samples; as they are seen in an epoch, or (None) as they are."""
 
-    def __init__(self, twin: "Twin", samples: Samples, teacher: "Teacher | None", augment: Augment) -> None:
-        self.twin, self._samples, self.teacher, self._augment = twin, samples, teacher, augment
-        self._device = next(twin.parameters()).device
+    twin: "Twin"
+    samples: Samples
+    teacher: "Teacher | None"
+    augment: Augment
+    autocast: bool
 
     def __call__(self, rows: Array, epoch: int | None) -> "tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]":
         """What the loss takes."""
         import torch
 
-        feeds = self.feeds(rows) if epoch is None else self._augment(self.feeds(rows), rows, epoch)
+        feeds = self.feeds(rows) if epoch is None else self.augment(self.feeds(rows), rows, epoch)
         answers = {} if self.teacher is None else self.teacher.tensors(feeds, rows)
-        labels = None if self._samples.labels is None else torch.from_numpy(np.array(self._samples.labels[rows]))
-        return self.outputs(feeds), answers, None if labels is None else labels.to(self._device)
+        labels = None if self.samples.labels is None else torch.from_numpy(np.array(self.samples.labels[rows]))
+        return self.outputs(feeds), answers, None if labels is None else labels.to(next(self.twin.parameters()).device)
 
     def feeds(self, rows: Array) -> dict[str, Array]:
         """The inputs of some samples."""
-        return self._samples.feeds(rows)
+        return self.samples.feeds(rows)
 
     def sample(self, rows: Array) -> _Sample:
         """Inputs of some samples, and what the network makes of them, without a gradient."""
@@ -285,10 +276,23 @@ class _Step:
 
     def outputs(self, feeds: Mapping[str, Array]) -> "dict[str, Tensor]":
         """What the network makes of inputs."""
-        from onnxprune.torch_twin.tensors import to_tensor
+        import torch
 
-        found: dict[str, Any] = self.twin(**{name: to_tensor(array).to(self._device) for name, array in feeds.items()})
+        device = next(self.twin.parameters()).device
+        given = {name: _on(device, array) for name, array in feeds.items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
+            found: dict[str, Any] = self.twin(**given)
         return found
+
+
+def _on(device: Any, array: Array) -> "Tensor":
+    """An input as a tensor. Images have their channels innermost, which makes a step half again as fast on a CPU."""
+    import torch
+
+    from onnxprune.torch_twin.tensors import to_tensor
+
+    tensor = to_tensor(array).to(device)
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 def _kinds(step: _Step, rows: Array, batch: int, inner: Sequence[str]) -> "tuple[list[Term], list[Term]]":

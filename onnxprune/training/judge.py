@@ -11,8 +11,8 @@ from onnxprune.graph import Array
 from onnxprune.training.losses import Loss, Named, Term, classes_of
 from onnxprune.training.processes import Processes
 
-Step = Callable[[Array], tuple[Named, Named, Tensor | None]]
-"""Outputs, the teacher's answers and labels for some samples."""
+Compute = Callable[[Array, int | None], tuple[Named, Named, Tensor | None]]
+"""Outputs, the teacher's answers and labels for some samples, as they are seen in an epoch or (None) as they are."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,9 @@ class Judged:
         return "" if self.difference is None else f"outputs differ by {100 * self.difference:.1f} %"
 
 
-def judge(rows: Array, batch: int, step: Step, loss: Loss, terms: Sequence[Term], together: Processes) -> Judged | None:
+def judge(
+    rows: Array, batch: int, compute: Compute, loss: Loss, terms: Sequence[Term], together: Processes
+) -> Judged | None:
     """Judge on these samples, each process on its share; None where there are none."""
     if not len(rows):
         return None
@@ -39,7 +41,7 @@ def judge(rows: Array, batch: int, step: Step, loss: Loss, terms: Sequence[Term]
         if start // batch % together.world == together.rank:
             part = rows[start : start + batch]
             with torch.no_grad():
-                outputs, answers, labels = step(part)
+                outputs, answers, labels = compute(part, None)
                 found = float(loss(outputs, answers, labels)) * len(part)
             sums += torch.tensor([found, len(part), *_agreement(outputs, answers, labels, terms)], dtype=torch.float64)
     total, count, same, of, error, norm = together.total(sums.to(together.device).float()).tolist()

@@ -14,7 +14,7 @@ from onnxprune.errors import BadInput
 from onnxprune.graph import Array
 from onnxprune.report import EpochReport
 from onnxprune.training.checkpoint import Checkpoint
-from onnxprune.training.judge import Judged, Step, judge
+from onnxprune.training.judge import Compute, Judged, judge
 from onnxprune.training.losses import Loss, Term
 from onnxprune.training.optimise import Optimiser
 from onnxprune.training.processes import Processes
@@ -39,12 +39,11 @@ class _State:
 
 
 class Loop:
-    """Trains what `learn` computes and `optimiser` changes; `watch` judges on samples kept apart."""
+    """Trains what `compute` computes and `optimiser` changes, and judges it on samples kept apart."""
 
     def __init__(
         self,
-        learn: Callable[[Array, int], tuple[Any, Any, Tensor | None]],
-        watch: Step,
+        compute: Compute,
         loss: Loss,
         terms: Sequence[Term],
         plan: Plan,
@@ -56,7 +55,7 @@ class Loop:
         tell: Tell,
         tick: Callable[[], None],
     ) -> None:
-        self._learn, self._watch, self._loss, self._terms = learn, watch, loss, terms
+        self._compute, self._loss, self._terms = compute, loss, terms
         self._plan, self._judges, self._optimiser, self._checkpoint = plan, judges, optimiser, checkpoint
         self._together, self._config, self._tell, self._tick = together, config, tell, tick
         self._saved = self._told = self._began = perf_counter()
@@ -87,7 +86,7 @@ class Loop:
             done = state.epoch * self._plan.steps + state.step
             # User's functions may draw: each step begins with a seed of its own, so that a resumed run draws the same.
             torch.manual_seed((self._config.seed << 32) % 2**62 + done * self._together.world + self._together.rank)
-            found = self._loss(*self._learn(rows, state.epoch))
+            found = self._loss(*self._compute(rows, state.epoch))
             if not isfinite(value := float(found.detach())):
                 raise BadInput(f"fine-tuning diverged in epoch {state.epoch + 1} (loss {value}): try a lower --lr")
             self._optimiser.step(found, self._plan.rate(done))
@@ -119,7 +118,7 @@ class Loop:
 
     def _judged(self) -> Judged | None:
         found: Judged | None = judge(
-            self._judges, self._plan.batch, self._watch, self._loss, self._terms, self._together
+            self._judges, self._plan.batch, self._compute, self._loss, self._terms, self._together
         )
         self._fidelity = found.text() if found is not None else ""
         return found
