@@ -15,7 +15,7 @@ from onnxprune.config import Config
 from onnxprune.errors import OnnxPruneError
 from onnxprune.heap import collect_seldom, keep_freed_memory
 from onnxprune.options import Files, Screen, config_text, read_options, read_screen, takes
-from onnxprune.showing import checkpoint_of, finish, forget, planned_output, watched
+from onnxprune.showing import checkpoint_of, finish, first, forget, planned_output, watched
 from onnxprune.version import __version__
 
 SUBCOMMANDS = ("inspect", "apply", "finetune", "bench", "compare", "doctor")
@@ -62,6 +62,8 @@ def compress(
     from onnxprune import pipeline
 
     checkpoint = checkpoint_of(output) if settings.finetune else None
+    if not first():
+        settings = settings.model_copy(update={"measure": False})  # what the first process times is not disturbed
     with watched(screen) as progress:
         result = pipeline.compress(
             str(model),
