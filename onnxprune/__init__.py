@@ -8,6 +8,7 @@ from onnxprune.version import __version__
 
 if TYPE_CHECKING:
     from onnxprune.config import Config
+    from onnxprune.finetuning import finetune
     from onnxprune.folding import Folded, FoldReport, fold
     from onnxprune.inspection import inspect
     from onnxprune.pipeline import Result, compress
@@ -26,6 +27,7 @@ _LAZY = {
     "Result": "onnxprune.pipeline",
     "apply_plan": "onnxprune.replay",
     "compress": "onnxprune.pipeline",
+    "finetune": "onnxprune.finetuning",
     "fold": "onnxprune.folding",
     "inspect": "onnxprune.inspection",
     "load_plan": "onnxprune.plan",
@@ -53,6 +55,7 @@ __all__ = [
     "__version__",
     "apply_plan",
     "compress",
+    "finetune",
     "fold",
     "inspect",
     "load_plan",

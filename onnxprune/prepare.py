@@ -13,7 +13,7 @@ from onnxprune.calibration.batchnorm_match import match
 from onnxprune.calibration.branches import branches_taken
 from onnxprune.calibration.inputs import batch_axes, fixed_batch
 from onnxprune.calibration.recorded import Recorded
-from onnxprune.calibration.source import ImageOptions, Source, Trial, input_specs, open_calibration
+from onnxprune.calibration.source import ImageOptions, InputSpec, Source, Trial, input_specs, open_calibration
 from onnxprune.calibration.window import Window, batch_of, cut
 from onnxprune.config import Config
 from onnxprune.dependency import Analysis, Closed, Group, analyse
@@ -69,6 +69,7 @@ class Data:
     made: Recorded | None = None
     seen: Seen | None = None
     passes: int = 0
+    specs: tuple[InputSpec, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +133,7 @@ def open_data(model: ir.Model, calib: object, config: Config, matched: bool = Tr
         made,
         trial.seen,
         PASSES if dear else 0,
+        tuple(opened.specs),
     )
 
 
@@ -201,7 +203,7 @@ def prepare(model: ir.Model, data: Data, config: Config, fold: bool) -> Prepared
         analysis = _again(add_bias(analysis.model, ours), data, analysis.trace, config)
     if sampled := _sampled(analysis, frozen, config):
         analysis = analyse(*_with_samplers(analysis, sampled), config.open)
-    _require_matches((normal, original, analysis.model), config)
+    require_matches((normal, original, analysis.model), config)
     groups, closed = _chosen(analysis, config)
     return Prepared(original, analysis, groups, (*analysis.closed, *closed), frozen)
 
@@ -287,7 +289,7 @@ def matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
 
 def _frozen(model: ir.Model, analysis: Analysis, config: Config) -> frozenset[str]:
     """The nodes that `--keep` names, by their own name or that of an input constant or an output."""
-    kept = {node.name or "" for node in every_node(model) if config.keep and matches(_names(node), config.keep)}
+    kept = {node.name or "" for node in every_node(model) if config.keep and matches(names_of(node), config.keep)}
     if config.only:
         inside = [g for g in analysis.groups if matches(g.names, config.only)]
         readers = {linear.node.name or "" for group in inside for linear in group.readers}
@@ -296,15 +298,17 @@ def _frozen(model: ir.Model, analysis: Analysis, config: Config) -> frozenset[st
     return frozenset(kept | {_normed_by(node) for node in model.graph if node.name in kept} - {""})
 
 
-def _require_matches(models: Sequence[ir.Model], config: Config) -> None:
-    every = {name for model in models for node in every_node(model) for name in _names(node)}
+def require_matches(models: Sequence[ir.Model], config: Config) -> None:
+    """Raises BadInput where an option names what is in none of the models."""
+    every = {name for model in models for node in every_node(model) for name in names_of(node)}
     for option, patterns in (("--keep", config.keep), ("--only", config.only), ("--ratios", config.ratios)):
         for pattern in patterns:
             if not matches(every, [pattern]):
                 raise BadInput(f"{option} {pattern!r} matches no node or tensor; `onnxprune inspect` lists the names")
 
 
-def _names(node: ir.Node) -> list[str]:
+def names_of(node: ir.Node) -> list[str]:
+    """What an option may call a node: its name, its constants, or what it computes."""
     constants = [v.name or "" for v in node.inputs if v is not None and v.const_value is not None]
     return [node.name or "", *constants, *(v.name or "" for v in node.outputs)]
 

@@ -1,4 +1,4 @@
-"""What `inspect`, `fold`, `bench`, `compare` and `doctor` tell, for a terminal."""
+"""What `inspect`, `fold`, `finetune`, `bench`, `compare` and `doctor` tell, for a terminal."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,17 @@ from rich.console import Console
 from onnxprune.folding import FoldReport
 from onnxprune.inspection import InputFacts, Inspection
 from onnxprune.judging import Comparison, Diagnosed, Timings
-from onnxprune.render import closed_lines, fidelity_text, print_lines, quantity, share, table, totals_table
+from onnxprune.render import (
+    closed_lines,
+    fidelity_text,
+    print_lines,
+    quantity,
+    share,
+    table,
+    totals_table,
+    tuned_lines,
+)
+from onnxprune.report import Finetuned
 
 MOST = 4
 """Lines of one kind that are shown unless all are asked for."""
@@ -113,3 +123,14 @@ def show_diagnosis(found: Diagnosed, console: Console) -> None:
     print_lines(console, lines)
     if not found.broken:
         print_lines(console, [("problem", problem) for problem in found.problems] or [("problems", "none")])
+
+
+def show_finetuned(found: Finetuned, console: Console, wrote: str) -> None:
+    """Print what the epochs came to, and how near the model is to its teacher."""
+    lines = list(tuned_lines(found.tuned))
+    if found.fidelity is not None:
+        lines.append(("fidelity", fidelity_text(found.fidelity)))
+    if found.accuracy is not None:
+        one = found.accuracy
+        lines.append((one.metric, f"{one.before:.4f} → {one.after:.4f} ({one.after - one.before:+.4f})"))
+    print_lines(console, [*lines, ("wrote", wrote)])

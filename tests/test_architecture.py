@@ -15,6 +15,7 @@ FOLDERS = {
     "onnxprune.op_rules": "onnxprune/op_rules",
     "onnxprune.torch_twin": "onnxprune/torch_twin",
     "onnxprune.torch_twin.ops": "onnxprune/torch_twin/ops",
+    "onnxprune.training": "onnxprune/training",
     "onnxprune.passes": "passes",
     "onnxprune.calibration": "calibration",
 }
@@ -22,8 +23,9 @@ FOLDERS = {
 # From the ground up. A module imports from its own row and from the rows above it in this table, never from below.
 # A folder's name stands for all its modules.
 ROWS = {
-    "values": "version errors progress parallel heap native labels graph",
+    "values": "version errors named progress parallel heap native labels graph",
     "models": "atomic serialise cache model_check model_io runtime constants bodies branches pieces trace",
+    "twin": "torch_twin.*",
     "operators": "op_rules.*",
     "analysis": "factors units balance conflicts resolve grouping sizes dependency weights layers steady costs "
     "widths plan",
@@ -32,16 +34,17 @@ ROWS = {
     "passes": "passes.*",
     "criteria": "criteria.*",
     "settings": "config report",
-    "twin": "torch_twin.*",
+    "training": "training.*",
     "stages": "functions distilled prepare importance flow final_responses nisp scoring allocate probe choose "
-    "verify planning clipping solve pairs descent adjust rebuild bench fidelity measure reporting",
-    "order": "pipeline replay folding",
+    "verify planning clipping solve pairs descent adjust rebuild bench fidelity measure reporting "
+    "tuning",
+    "order": "pipeline replay folding finetuning",
     "questions": "explain inspection judging doctor",
     "command line": "bars options output render render_facts showing commands cli __main__ __init__",
 }
 GROUND = ("values", "models", "operators", "analysis")
 ONLY = {
-    "passes": (*GROUND, "passes"),
+    "passes": (*GROUND, "twin", "passes"),
     "calibration": (*GROUND, "sums", "calibration"),
     "sums": ("values", "sums"),
     "criteria": ("values", "sums", "criteria"),

@@ -16,6 +16,7 @@ PARTS = (
     "onnxprune/op_rules",
     "onnxprune/torch_twin",
     "onnxprune/torch_twin/ops",
+    "onnxprune/training",
     "passes",
     "calibration",
 )
