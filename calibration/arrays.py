@@ -19,7 +19,10 @@ _LABEL_NAMES = frozenset({"y", "label", "labels", "target", "targets"})
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Batches drawn from arrays by input name; the same in every pass. `axes` tells each input's batch axis."""
+    """Batches drawn from arrays by input name; the same in every pass. `axes` tells each input's batch axis.
+
+    `labels` has the class of each row of the arrays, where that is known.
+    """
 
     arrays: Mapping[str, Array]
     specs: tuple[InputSpec, ...]
@@ -29,6 +32,7 @@ class ArraySource:
     image: ImageOptions
     description: str
     synthetic: bool = False
+    labels: Array | None = None
 
     @property
     def samples(self) -> int:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -117,11 +117,13 @@ def open_calibration(
         path = Path(calib)
         if path.is_dir():
             return _folder(path, specs, given, draw)
-        stored = _matched(_open_file(path), bind_given(specs, given), image, str(path))
-        return _from_arrays(stored, specs, given, draw, path.name)
+        opened = _open_file(path)
+        stored = _matched(opened, bind_given(specs, given), image, str(path))
+        return _from_arrays(stored, specs, given, draw, path.name, _labels(opened, specs))
     if isinstance(calib, (np.ndarray, Mapping)):
         held = {"x": calib} if isinstance(calib, np.ndarray) else calib
-        return _from_arrays(_matched(held, bind_given(specs, given), image, "--calib"), specs, given, draw, "arrays")
+        stored = _matched(held, bind_given(specs, given), image, "--calib")
+        return _from_arrays(stored, specs, given, draw, "arrays", _labels(held, specs))
     feeds = spool_feeds(_feeds(calib), bind_given(specs, given), samples, seed, image)
     return _from_arrays(feeds, specs, given, draw, "feeds")
 
@@ -198,11 +200,29 @@ def _matched(
 
 
 def _from_arrays(
-    arrays: Mapping[str, Array], specs: Sequence[InputSpec], given: Mapping[str, Shape], draw: _Draw, name: str
+    arrays: Mapping[str, Array],
+    specs: Sequence[InputSpec],
+    given: Mapping[str, Shape],
+    draw: _Draw,
+    name: str,
+    labels: Array | None = None,
 ) -> Calibration:
     known = bind_known(specs, given, {key: array.shape for key, array in arrays.items()})
-    rows = choose_rows(count_samples(arrays, known)[1], draw.samples, draw.seed)
-    return _settled(known, draw, lambda bound, size: array_source(arrays, bound, rows, size, draw.image, name))
+    total = count_samples(arrays, known)[1]
+    rows = choose_rows(total, draw.samples, draw.seed)
+    own = labels if labels is not None and len(labels) == total else None
+    return _settled(
+        known, draw, lambda bound, size: replace(array_source(arrays, bound, rows, size, draw.image, name), labels=own)
+    )
+
+
+def _labels(held: Archive | Mapping[str, Array], specs: Sequence[InputSpec]) -> Array | None:
+    """The classes `y` that lie beside the inputs; None where there are none, or something else has that name."""
+    names = held.names if isinstance(held, Archive) else list(held)
+    if "y" not in names or any(spec.name == "y" for spec in specs):
+        return None
+    found = held.array("y") if isinstance(held, Archive) else np.asarray(held["y"])
+    return found.astype(np.int64) if found.ndim == 1 and np.issubdtype(found.dtype, np.integer) else None
 
 
 def _folder(path: Path, specs: Sequence[InputSpec], given: Mapping[str, Shape], draw: _Draw) -> Calibration:

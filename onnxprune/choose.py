@@ -10,9 +10,10 @@ import numpy as np
 from onnxprune.allocate import Choice, Cost, Widths, least_damage, uniform
 from onnxprune.calibration.window import batch_of, cut
 from onnxprune.config import Config
-from onnxprune.costs import CostModel, Float, runtime_cost
+from onnxprune.costs import CostModel, Float, activation_cost, runtime_cost
 from onnxprune.dependency import Analysis, Group
 from onnxprune.graph import Array
+from onnxprune.greedy import cheapest_first, damages
 from onnxprune.layers import Layer
 from onnxprune.parallel import each
 from onnxprune.prepare import Data, matches
@@ -31,6 +32,7 @@ PADDING = 3 / 8
 """How much of what the runtime pads counts against the budget."""
 SHARED_FACTOR = 4.0
 """Measured on ResNet-20 (docs/decisions): with 1 the streams are cut, and 0.5 points of accuracy are lost."""
+SAVED = {"macs": "each multiply–add", "params": "each parameter", "memory": "each number of an activation"}
 CAREFUL, USUAL = 0.75, 0.5
 """The default share of multiply–adds that stays: with synthetic inputs, and with real ones."""
 
@@ -80,12 +82,20 @@ def choose(
     if kind in ("ratio", "ratios"):
         return Chosen(names, _by_rate(candidates, kind, share), "the same share of every group")
     cost = _cost(analysis, groups, costs, kind, config, align)
-    priced = [w if one.judges else w[-1:] for one, w in zip(scored, candidates, strict=True)]
+    priced = [w if _is_priced(one, config) else w[-1:] for one, w in zip(scored, candidates, strict=True)]
     least = np.array([w[0] for w in priced], np.int64)
     if config.allocate == "uniform" or float(cost(least)) > share:
         widths = uniform(candidates, cost, share)
         why = "asked for" if config.allocate == "uniform" else "the groups with statistics to price are not enough"
         return Chosen(names, widths, f"uniform: {why}")
+    if config.method == "fisher" and config.fisher_cost is not None:
+        choices = [Choice(w, damages(one, w) if len(w) > 1 else [0.0]) for one, w in zip(scored, priced, strict=True)]
+        saved = _saved(analysis, groups, costs, config.fisher_cost)
+        return Chosen(
+            names,
+            cheapest_first(choices, cost, share, saved),
+            f"fisher: the least damage for {SAVED[config.fisher_cost]}",
+        )
     candidates = priced
     count, inputs = _probe_size(len(scored), data, float(costs.macs(costs.full)))
     prober = open_prober(analysis, layers, scored, _probe_feeds(data, inputs))
@@ -119,6 +129,32 @@ def _by_rate(candidates: Sequence[Sequence[int]], kind: BudgetKind, share: float
     return np.array([w[0] if len(w) == 1 else nearest_width(w, w[-1] * (1 - rate)) for w in candidates], np.int64)
 
 
+def _is_priced(scored: Scored, config: Config) -> bool:
+    """Whether something tells what the group's channels are worth beside those of other groups."""
+    if config.method == "fisher" and config.fisher_cost is not None:
+        return scored.problem.importance is not None
+    return bool(scored.judges)
+
+
+def _saved(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: str) -> Cost:
+    """What fisher divides damage by, as a function of the open groups' widths."""
+    counts: dict[str, Cost] = {"macs": costs.macs, "params": costs.params, "memory": activation_cost(analysis)}
+    return _at_widths(analysis, groups, costs, counts[kind])
+
+
+def _at_widths(analysis: Analysis, groups: Sequence[Group], costs: CostModel, count: Cost) -> Cost:
+    """A count over the widths of all groups as one over those of the open ones, the others whole."""
+    place = {id(group): i for i, group in enumerate(analysis.groups)}
+    index = np.array([place[id(group)] for group in groups], np.intp)
+
+    def at(widths: np.ndarray) -> np.ndarray:
+        every = np.broadcast_to(costs.full, (*widths.shape[:-1], costs.full.size)).copy()
+        every[..., index] = widths
+        return np.asarray(count(every))
+
+    return at
+
+
 def _shared(group: Group) -> float:
     """What a group's damage counts: a stream is dearer than its own probe says, since all its readers lose at once."""
     return SHARED_FACTOR if len(group.readers) > 1 else 1.0
@@ -141,19 +177,15 @@ def _cost(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: s
     """
     count = costs.macs if kind == "macs" else costs.params
     padded = runtime_cost(analysis, align)
-    place = {id(group): i for i, group in enumerate(analysis.groups)}
-    index = np.array([place[id(group)] for group in groups], np.intp)
     whole, whole_padded = float(costs.macs(costs.full)) if kind == "macs" else costs.came, float(padded(costs.full))
 
-    def cost(widths: np.ndarray) -> np.ndarray:
-        every = np.broadcast_to(costs.full, (*widths.shape[:-1], costs.full.size)).copy()
-        every[..., index] = widths
+    def cost(every: np.ndarray) -> np.ndarray:
         share = count(every) / whole
         if kind != "macs" or config.align != "auto" or not whole_padded:
             return share
         return np.maximum(share, share + PADDING * (padded(every) / whole_padded - share))
 
-    return cost
+    return _at_widths(analysis, groups, costs, cost)
 
 
 def _damage(prober: Prober, pairs: Sequence[tuple[Scored, Sequence[int]]], count: int, tick: Tick) -> list[list[float]]:

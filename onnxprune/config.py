@@ -37,13 +37,27 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     method: str = option(
-        "obs", "Method", "How channels are chosen: random, magnitude, nisp, thinet, lasso, obs.", "NAME"
+        "obs",
+        "Method",
+        "How channels are chosen: random, magnitude, nisp, taylor, fisher, hessian, thinet, lasso or obs.",
+        "NAME",
     )
     rebuild: Literal["lsq", "scale", "none"] = option(
         "lsq", "Method", "Solve the remaining weights again: exact refit, one factor a channel, or not at all."
     )
     norm: Literal["l1", "l2"] = option("l1", "Method", "Norm of the magnitude method.")
     forward: bool = option(False, "Method", "Let thinet add channels instead of removing them.")
+    ablation: bool = option(
+        False,
+        "Method",
+        "Let fisher mask one channel after the other instead of using gradients: no torch, more passes.",
+    )
+    fisher_cost: Literal["macs", "params", "memory"] | None = option(
+        None,
+        "Method",
+        "Widths for fisher: the channel whose damage is least for each multiply–add, parameter or element of an "
+        "activation that goes with it, one after the other. If not given: as --allocate says.",
+    )
     memory: str = option(
         "4GB", "Method", "What the sums of all layers may take; layers too wide for it are judged by variances alone."
     )

@@ -1,5 +1,6 @@
 """What a choice of widths costs: multiply–adds and parameters, counted from the graph."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -220,6 +221,36 @@ def runtime_cost(analysis: Analysis, block: int) -> RuntimeCost:
         scale.append(linear.macs * taps / max(analysis.trace.batch, 1))
     read, made = (_forms(rows, len(plain), owner) for rows in (inner, outer))
     return RuntimeCost(read, made, np.array(scale), block, owner.combined)
+
+
+@dataclass(frozen=True, eq=False)
+class ActivationCost:
+    """Numbers that the activations of one sample hold, for widths (…, groups): `rest` (T,) on unlabelled axes."""
+
+    rest: Float
+    forms: tuple[Forms, ...]
+    combined: tuple[tuple[int, ...], ...]
+
+    def __call__(self, widths: npt.NDArray[np.generic]) -> Float:
+        """Summed over all values that carry channels."""
+        columns, found = _columns(widths, self.combined), self.rest
+        for forms in self.forms:
+            found = found * forms(columns)
+        return np.asarray(found.sum(-1))
+
+
+def activation_cost(analysis: Analysis) -> ActivationCost:
+    """Count what the nodes of one inference compute; what no channel lies on is left out."""
+    owner, labels = _owners(analysis), defaultdict[ir.Value, dict[tuple[int, ...], Label]](dict)
+    for slot in analysis.slots:
+        if slot.reader is None and slot.value.producer() not in analysis.idle:
+            labels[slot.value][slot.label.axes] = slot.label
+    batch = max(analysis.trace.batch, 1)
+    rest = [_unlabelled(analysis.trace.shape(value), own) / batch for value, own in labels.items()]
+    most = max((len(own) for own in labels.values()), default=0)
+    every = list(labels.values())
+    by_rank = [[(t, list(own.values())[k]) for t, own in enumerate(every) if len(own) > k] for k in range(most)]
+    return ActivationCost(np.array(rest), tuple(_forms(rows, len(every), owner) for rows in by_rank), owner.combined)
 
 
 def _unlabelled(shape: tuple[int, ...], labels: dict[tuple[int, ...], Label]) -> float:

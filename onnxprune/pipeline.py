@@ -1,6 +1,5 @@
 """The one way through: load, analyse, collect, score, allocate, remove, rebuild, fine-tune, verify, measure."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ from onnxprune.config import Config, make_config
 from onnxprune.costs import cost_model
 from onnxprune.criteria import lookup
 from onnxprune.criteria.problem import Options
+from onnxprune.criteria.scored import Scores
 from onnxprune.dependency import Keep
 from onnxprune.errors import BadInput
 from onnxprune.importance import SCORERS
 from onnxprune.layers import Layer, layers_in_order
 from onnxprune.measure import measure, open_judge
 from onnxprune.model_io import ModelSource, like, load
-from onnxprune.native import F64
 from onnxprune.passes.remove import remove
 from onnxprune.passes.samplers import drop_idle_samplers
 from onnxprune.passes.states import settle_products
@@ -103,7 +102,8 @@ def _run(
     fits = allowance([layer.linear for layer in layers], settings.memory_bytes)
     sampling = Sampling(data.source.samples, data.batches, len(layers), prepared.analysis.trace, settings.seed, fits)
     collected = _collect(prepared, layers, data, sampling, stages) if solves else None
-    scored = _score(prepared, collected, data, settings, stages)
+    importance = _importance(prepared, data, settings, stages)
+    scored = _score(prepared, collected, importance, settings, stages)
     collected = collected and replace(collected, statistics={})  # the rebuild needs the targets alone
     chosen, keep, refused = _choose(prepared, scored, layers, data, settings, stages)
     del scored  # and with it the moments of all layers
@@ -128,8 +128,9 @@ def _run(
     with stages.stage("measure"):
         measured = measure(prepared.original, slim, data, judge, settings)
     plan = make_plan(prepared, keep, reader_errors(prepared, solved), settings)
+    notes = importance.notes
     wide = [layer.linear for layer in layers if solves and layer.linear.features.shape[1] > fits.widest]
-    outcome = Outcome(slim, chosen, refused, solved, proof, measured, stages.seconds, disk, wide, tuned)
+    outcome = Outcome(slim, chosen, refused, solved, proof, measured, stages.seconds, disk, wide, tuned, notes)
     return Result(like(slim, loaded), plan, make_report(loaded, settings, prepared, data, plan, outcome))
 
 
@@ -140,15 +141,21 @@ def _collect(prepared: Prepared, layers: list[Layer], data: Data, sampling: Samp
         return collect(prepared.analysis.flat, layers, readers, data.source, sampling, tick)
 
 
-def _score(prepared: Prepared, collected: Collected | None, data: Data, config: Config, stages: Stages) -> list[Scored]:
+def _importance(prepared: Prepared, data: Data, config: Config, stages: Stages) -> Scores:
+    """What the method says of the whole graph, where it is one that looks at that."""
+    if config.method not in SCORERS or not prepared.groups:
+        return Scores({})
+    with stages.stage("importance") as tick:
+        return SCORERS[config.method](prepared, data, config, tick)
+
+
+def _score(
+    prepared: Prepared, collected: Collected | None, importance: Scores, config: Config, stages: Stages
+) -> list[Scored]:
     options, criterion = Options(norm=config.norm, forward=config.forward), lookup(config.method)
-    importances: Mapping[str, F64] = {}
-    if config.method in SCORERS:
-        with stages.stage("importance") as tick:
-            importances = SCORERS[config.method](prepared, data, config, tick)
     with stages.stage("score", len(prepared.groups)) as tick:
         groups, seed = prepared.groups, config.seed
-        return score(prepared.analysis, collected, criterion, options, seed, groups, tick, importances)
+        return score(prepared.analysis, collected, criterion, options, seed, groups, tick, importance.by_group)
 
 
 def _choose(

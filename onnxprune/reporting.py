@@ -39,6 +39,7 @@ class Outcome:
     disk_bytes: int
     wide: Sequence[Linear] = ()
     tuned: Tuned | None = None
+    notes: tuple[str, ...] = ()
 
 
 def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, plan: Plan, outcome: Outcome) -> Report:
@@ -79,7 +80,7 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
         fidelity=outcome.measured.fidelity,
         accuracy=outcome.measured.accuracy,
         seconds=dict(outcome.seconds),
-        notes=(*_notes(config, data), *_wide(config, outcome)),
+        notes=(*_notes(config, data), *_wide(config, outcome), *outcome.notes),
     )
 
 

@@ -13,6 +13,7 @@ FOLDERS = {
     "onnxprune": "onnxprune",
     "onnxprune.criteria": "onnxprune/criteria",
     "onnxprune.op_rules": "onnxprune/op_rules",
+    "onnxprune.gradients": "onnxprune/gradients",
     "onnxprune.torch_twin": "onnxprune/torch_twin",
     "onnxprune.torch_twin.ops": "onnxprune/torch_twin/ops",
     "onnxprune.training": "onnxprune/training",
@@ -35,7 +36,8 @@ ROWS = {
     "criteria": "criteria.*",
     "settings": "config report",
     "training": "training.*",
-    "stages": "functions distilled prepare importance flow final_responses nisp scoring allocate probe choose "
+    "stages": "functions distilled prepare gradients.* importance flow final_responses nisp scoring allocate "
+    "probe greedy choose "
     "verify planning clipping solve pairs descent adjust rebuild bench fidelity measure reporting "
     "tuning",
     "order": "pipeline replay folding finetuning",

@@ -14,6 +14,7 @@ PARTS = (
     "onnxprune",
     "onnxprune/criteria",
     "onnxprune/op_rules",
+    "onnxprune/gradients",
     "onnxprune/torch_twin",
     "onnxprune/torch_twin/ops",
     "onnxprune/training",

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from onnxprune.criteria import magnitude
 from onnxprune.criteria.problem import Options, Problem, Selection, rank
+from onnxprune.native import F64
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """(width,) scores by group name, higher is worth keeping, and what the report should say of them."""
+
+    by_group: Mapping[str, F64]
+    notes: tuple[str, ...] = ()
 
 
 def select(problem: Problem, options: Options) -> Selection:
