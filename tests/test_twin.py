@@ -225,6 +225,17 @@ def test_an_operator_without_a_function_says_so_once_and_is_right_without_a_grad
     assert twin.get_parameter("w").grad.tolist() == [3 * 2 * x.sum()]
 
 
+def test_a_node_that_its_function_declines_is_computed_outside_of_torch(caplog: pytest.LogCaptureFixture) -> None:
+    fallback._told.clear()
+    body = "q = QuantizeLinear (x, s, z) y = DequantizeLinear (q, s)"
+    weights: Weights = {"s": np.float32(0.5), "z": np.array(0, ml_dtypes.float8_e4m3fn)}
+    proto = model_from_text("(float[3] x) => (float[3] y)", body, weights, opset=19, ir=9)
+    x = np.array([0.3, -1.7, 9.0], np.float32)
+    found = onnxprune.to_torch(proto)(torch.from_numpy(x))["y"]
+    assert found.tolist() == run(open_session(ir.from_proto(proto)), {"x": x})["y"].tolist()
+    assert "QuantizeLinear" in caplog.text
+
+
 def test_text_passes_through_and_is_computed_outside_of_torch() -> None:
     body = "k = Constant <value_strings = ['b']> () y = StringConcat (s, k)"
     proto = model_from_text("(string[2] s) => (string[2] y)", body.replace("'", '"'), {}, opset=20, ir=9)
