@@ -13,7 +13,7 @@ from onnxprune.config import Config
 from onnxprune.costs import CostModel, Float, activation_cost, runtime_cost
 from onnxprune.dependency import Analysis, Group
 from onnxprune.graph import Array
-from onnxprune.greedy import cheapest_first, damages
+from onnxprune.greedy import by_threshold, cheapest_first, damages
 from onnxprune.layers import Layer
 from onnxprune.parallel import each
 from onnxprune.prepare import Data, matches
@@ -96,6 +96,9 @@ def choose(
             cheapest_first(choices, cost, share, saved),
             f"fisher: the least damage for {SAVED[config.fisher_cost]}",
         )
+    if config.method == "l0":
+        widths = by_threshold([one.problem.importance for one in scored], candidates, cost, share)
+        return Chosen(names, widths, "l0: the channels whose gates stay open under the budget's price")
     candidates = priced
     count, inputs = _probe_size(len(scored), data, float(costs.macs(costs.full)))
     prober = open_prober(analysis, layers, scored, _probe_feeds(data, inputs))
@@ -131,7 +134,7 @@ def _by_rate(candidates: Sequence[Sequence[int]], kind: BudgetKind, share: float
 
 def _is_priced(scored: Scored, config: Config) -> bool:
     """Whether something tells what the group's channels are worth beside those of other groups."""
-    if config.method == "fisher" and config.fisher_cost is not None:
+    if config.method == "l0" or (config.method == "fisher" and config.fisher_cost is not None):
         return scored.problem.importance is not None
     return bool(scored.judges)
 

@@ -39,7 +39,7 @@ class Config(BaseModel):
     method: str = option(
         "obs",
         "Method",
-        "How channels are chosen: random, magnitude, nisp, taylor, fisher, hessian, thinet, lasso or obs.",
+        "How channels are chosen: random, magnitude, nisp, taylor, fisher, hessian, l0, thinet, lasso or obs.",
         "NAME",
     )
     rebuild: Literal["lsq", "scale", "none"] = option(
