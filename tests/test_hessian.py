@@ -27,7 +27,7 @@ def test_power_iteration_finds_the_eigenvector_of_the_largest_eigenvalue_of_eith
     matrix = _matrix(spectrum)
     found = principal(lambda v: matrix @ v, np.random.default_rng(1).standard_normal(5), close=1e-8)
     value, vector = eigsh(matrix, k=1, which="LM")
-    assert found.converged
+    assert found.settled
     assert found.value == pytest.approx(value[0], rel=1e-6)
     assert abs(found.vector @ vector[:, 0]) == pytest.approx(1, abs=1e-6)
     assert found.ratio == pytest.approx(4 / 9, rel=0.05)
@@ -36,7 +36,7 @@ def test_power_iteration_finds_the_eigenvector_of_the_largest_eigenvalue_of_eith
 def test_two_largest_eigenvalues_that_nearly_tie_are_told() -> None:
     matrix = _matrix([5.0, 4.99, 1.0, 0.2])
     found = principal(lambda v: matrix @ v, np.random.default_rng(0).standard_normal(4))
-    assert not found.converged
+    assert not found.settled
     assert found.ratio > 0.98
 
 
