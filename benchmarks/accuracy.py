@@ -38,6 +38,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--skip", type=int, default=0, help="leave the first N test images out")
     parser.add_argument("--methods", nargs="+", default=["obs", "thinet", "lasso", "magnitude"])
     parser.add_argument("--macs", type=float, nargs="+", default=[0.5])
+    parser.add_argument("--rebuild", choices=["lsq", "scale", "none"], default="lsq")
     parser.add_argument("--samples", type=int, default=512, help="calibration images a draw")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--synthetic", action="store_true", help="made-up images instead of those of --calib")
@@ -50,7 +51,7 @@ def _row(model: Any, method: str, macs: float, drawn: Any, test: Any, options: a
         rows = np.random.default_rng(seed).choice(len(drawn), min(options.samples, len(drawn)), replace=False)
         calib = None if options.synthetic else {model.graph.input[0].name: _scaled(drawn[rows])}
         asked = {"method": method, "macs": macs, "seed": seed, "samples": None if calib else options.samples}
-        result = onnxprune.compress(model, calib=calib, measure=False, **asked)
+        result = onnxprune.compress(model, calib=calib, measure=False, rebuild=options.rebuild, **asked)
         reached.append(result.report.after.macs / result.report.before.macs)
         found.append(figures.accuracy(result.model, *test))
     seconds = (time.perf_counter() - start) / options.draws

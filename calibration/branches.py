@@ -16,11 +16,13 @@ def branches_taken(model: ir.Model, source: Source) -> dict[str, str]:
     """
     taken: dict[str, str] = {}
     seen: set[str] = set()
-    while conditions := _conditions(flat := take_branches(model, taken), seen):
+    flat = model
+    while conditions := _conditions(flat, seen):
         seen |= conditions.keys()
         found = _values(flat, source, set(conditions.values()))
         always = {name: found[condition] for name, condition in conditions.items() if len(found[condition]) == 1}
         taken |= {name: "then_branch" if value == {True} else "else_branch" for name, value in always.items()}
+        flat = take_branches(model, taken)
     return taken
 
 

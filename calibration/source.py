@@ -42,6 +42,10 @@ __all__ = [
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+MADE_UP = ("synthetic", "distilled")
+"""Names of what is made up; the second is made better by who opens it (`distilled.py`)."""
+
+
 class Source(Protocol):
     """A re-iterable stream of batches: the same in the same order each time, in memory that does not grow with them."""
 
@@ -99,7 +103,7 @@ def open_calibration(
 ) -> Calibration:
     """Open calibration data and bind the dynamic dimensions of the inputs to it.
 
-    `calib` is None or "synthetic", the path of an `.npz`, an `.npy` or a folder of images, an array, a mapping of
+    `calib` is None or one of `MADE_UP`, the path of an `.npz`, an `.npy` or a folder of images, an array, a mapping of
     arrays by input name, an iterable of feeds, or an onnxruntime CalibrationDataReader. `given` holds the shapes of
     `--input-shape`. `samples` (None: at most 512) are drawn with `seed`. Where `trial` has the model, guesses on which
     it does not run give way to others.
@@ -107,7 +111,7 @@ def open_calibration(
     """
     _check_numbers(specs, samples, batch_size, seed)
     draw = _Draw(samples, batch_size, seed, image, trial)
-    if calib is None or (isinstance(calib, str) and calib == "synthetic"):
+    if calib is None or (isinstance(calib, str) and calib in MADE_UP):
         return _synthetic(specs, given, draw)
     if isinstance(calib, (str, os.PathLike)):
         path = Path(calib)

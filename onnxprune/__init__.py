@@ -8,22 +8,30 @@ from onnxprune.version import __version__
 
 if TYPE_CHECKING:
     from onnxprune.config import Config
+    from onnxprune.finetuning import finetune
+    from onnxprune.folding import Folded, FoldReport, fold
     from onnxprune.inspection import inspect
     from onnxprune.pipeline import Result, compress
     from onnxprune.plan import Plan, load_plan
     from onnxprune.replay import apply_plan
     from onnxprune.report import Report
+    from onnxprune.torch_twin import to_torch
 
 # Imported when first used: `onnxprune --help` should not wait for onnx and numpy.
 _LAZY = {
     "Config": "onnxprune.config",
+    "FoldReport": "onnxprune.folding",
+    "Folded": "onnxprune.folding",
     "Plan": "onnxprune.plan",
     "Report": "onnxprune.report",
     "Result": "onnxprune.pipeline",
     "apply_plan": "onnxprune.replay",
     "compress": "onnxprune.pipeline",
+    "finetune": "onnxprune.finetuning",
+    "fold": "onnxprune.folding",
     "inspect": "onnxprune.inspection",
     "load_plan": "onnxprune.plan",
+    "to_torch": "onnxprune.torch_twin",
 }
 
 for _link in ("passes", "calibration"):
@@ -37,6 +45,8 @@ __all__ = [
     "BadInput",
     "BudgetNotMet",
     "Config",
+    "FoldReport",
+    "Folded",
     "OnnxPruneError",
     "Plan",
     "ProofFailed",
@@ -45,8 +55,11 @@ __all__ = [
     "__version__",
     "apply_plan",
     "compress",
+    "finetune",
+    "fold",
     "inspect",
     "load_plan",
+    "to_torch",
 ]
 
 

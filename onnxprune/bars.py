@@ -26,6 +26,7 @@ class Bars:
         self._bars = _Slow(*columns, TimeElapsedColumn(), console=console, transient=True)
         self._task: TaskID | None = None
         self._steps = self._done = 0
+        self._text = ""
 
     def __enter__(self) -> "Bars":
         self._bars.start()
@@ -38,7 +39,7 @@ class Bars:
 
     def start(self, stage: str, steps: int) -> None:
         """Add a bar; one that pulses where the steps are not known."""
-        self._steps, self._done = steps, 0
+        self._steps, self._done, self._text = steps, 0, ""
         self._task = self._bars.add_task(stage, total=steps or None, count=self._count())
 
     def tick(self) -> None:
@@ -47,6 +48,12 @@ class Bars:
         if self._task is not None:
             self._bars.update(self._task, completed=self._done, count=self._count())
 
+    def tell(self, text: str) -> None:
+        """Show a few words beside the count."""
+        self._text = text
+        if self._task is not None:
+            self._bars.update(self._task, count=self._count())
+
     def stop(self) -> None:
         """Take it away."""
         if self._task is not None:
@@ -54,4 +61,5 @@ class Bars:
         self._task = None
 
     def _count(self) -> str:
-        return f"{self._done}/{self._steps}" if self._steps else ""
+        count = f"{self._done}/{self._steps}" if self._steps else ""
+        return "  ".join(part for part in (count, self._text) if part)

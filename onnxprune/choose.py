@@ -13,7 +13,7 @@ from onnxprune.config import Config
 from onnxprune.costs import CostModel, Float, activation_cost, runtime_cost
 from onnxprune.dependency import Analysis, Group
 from onnxprune.graph import Array
-from onnxprune.greedy import cheapest_first, damages
+from onnxprune.greedy import by_threshold, cheapest_first, damages
 from onnxprune.layers import Layer
 from onnxprune.parallel import each
 from onnxprune.prepare import Data, matches
@@ -80,9 +80,7 @@ def choose(
     candidates = [_candidates(group, config, align) for group in groups]
     kind, share = budget_of(config, data.source.synthetic)
     if kind in ("ratio", "ratios"):
-        rate = share if kind == "ratio" else 0.0
-        taken = [w[0] if len(w) == 1 else nearest_width(w, w[-1] * (1 - rate)) for w in candidates]
-        return Chosen(names, np.array(taken, np.int64), "the same share of every group")
+        return Chosen(names, _by_rate(candidates, kind, share), "the same share of every group")
     cost = _cost(analysis, groups, costs, kind, config, align)
     priced = [w if _is_priced(one, config) else w[-1:] for one, w in zip(scored, candidates, strict=True)]
     least = np.array([w[0] for w in priced], np.int64)
@@ -98,6 +96,9 @@ def choose(
             cheapest_first(choices, cost, share, saved),
             f"fisher: the least damage for {SAVED[config.fisher_cost]}",
         )
+    if config.method == "l0":
+        widths = by_threshold([one.problem.importance for one in scored], candidates, cost, share)
+        return Chosen(names, widths, "l0: the channels whose gates stay open under the budget's price")
     candidates = priced
     count, inputs = _probe_size(len(scored), data, float(costs.macs(costs.full)))
     prober = open_prober(analysis, layers, scored, _probe_feeds(data, inputs))
@@ -112,9 +113,28 @@ def choose(
     return Chosen(names, widths, "global: the outputs suffer least, by a probe of each group")
 
 
+def uniform_widths(
+    analysis: Analysis, groups: Sequence[Group], costs: CostModel, synthetic: bool, config: Config, align: int
+) -> Widths:
+    """The widths at which all groups lose the same share: what is known of the outcome before anything is scored.
+
+    Raises BudgetNotMet where no allowed widths meet the budget.
+    """
+    candidates = [_candidates(group, config, align) for group in groups]
+    kind, share = budget_of(config, synthetic)
+    if kind in ("ratio", "ratios"):
+        return _by_rate(candidates, kind, share)
+    return uniform(candidates, _cost(analysis, groups, costs, kind, config, align), share)
+
+
+def _by_rate(candidates: Sequence[Sequence[int]], kind: BudgetKind, share: float) -> Widths:
+    rate = share if kind == "ratio" else 0.0
+    return np.array([w[0] if len(w) == 1 else nearest_width(w, w[-1] * (1 - rate)) for w in candidates], np.int64)
+
+
 def _is_priced(scored: Scored, config: Config) -> bool:
     """Whether something tells what the group's channels are worth beside those of other groups."""
-    if config.method == "fisher" and config.fisher_cost is not None:
+    if config.method == "l0" or (config.method == "fisher" and config.fisher_cost is not None):
         return scored.problem.importance is not None
     return bool(scored.judges)
 

@@ -15,17 +15,17 @@ from onnxprune.config import Config
 from onnxprune.errors import OnnxPruneError
 from onnxprune.heap import collect_seldom, keep_freed_memory
 from onnxprune.options import Files, Screen, config_text, read_options, read_screen, takes
-from onnxprune.showing import finish, planned_output, watched
+from onnxprune.showing import checkpoint_of, finish, first, forget, planned_output, watched
 from onnxprune.version import __version__
 
-SUBCOMMANDS = ("inspect", "apply", "bench", "compare", "doctor")
+SUBCOMMANDS = ("inspect", "apply", "fold", "finetune", "bench", "compare", "doctor")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 INTERRUPTED = 130
 HELP = """Make a trained ONNX model smaller and faster: remove channels, solve the rest again, prove it, time it.
 
 Exit codes: 0 done, 2 bad input, 3 budget or accuracy bound not met, 1 a defect. Nothing is written unless it is 0.
 """
-MORE = "Subcommands: inspect, apply, bench, compare, doctor; `onnxprune inspect --help` and so on tell more."
+MORE = "Subcommands: inspect, apply, fold, finetune, bench, compare, doctor; `onnxprune inspect --help` tells more."
 
 app = typer.Typer(
     add_completion=False, rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]}
@@ -61,11 +61,23 @@ def compress(
     output = planned_output(model, files, others)
     from onnxprune import pipeline
 
+    checkpoint = checkpoint_of(output) if settings.finetune else None
+    if not first():
+        settings = settings.model_copy(update={"measure": False})  # what the first process times is not disturbed
     with watched(screen) as progress:
         result = pipeline.compress(
-            str(model), calib=files.calib, eval=files.eval, metric=files.metric, config=settings, progress=progress
+            str(model),
+            calib=files.calib,
+            eval=files.eval,
+            metric=files.metric,
+            train=files.train,
+            checkpoint=checkpoint,
+            resume=files.resume,
+            config=settings,
+            progress=progress,
         )
     finish(result, screen, output, others, config_text(settings, files))
+    forget(checkpoint)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

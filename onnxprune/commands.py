@@ -1,18 +1,19 @@
-"""The subcommands: inspect, apply, bench, compare, doctor."""
+"""The subcommands: inspect, apply, fold, finetune, bench, compare, doctor."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from onnxprune.config import Config
+from onnxprune.config import TUNING, Config, panel
 from onnxprune.errors import BadInput
 from onnxprune.options import Files, Screen, read_options, read_screen, takes
-from onnxprune.showing import finish, planned_output, show, watched
+from onnxprune.showing import checkpoint_of, finish, forget, planned_output, show, watched, write
 
 LOOKED = ("input_shape", "image_size", "mean", "std", "layout", "channel_order")
 DATA = ("samples", "batch_size", "seed", *LOOKED)
 JUDGED = ("calib", "eval", "metric", *DATA)
+TRAINED = tuple(name for name, of in Config.model_fields.items() if panel(of) == TUNING and name != "finetune")
 SHOWN = ("json_", "quiet", "debug")
 Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model.")]
 ConfigFile = Annotated[
@@ -81,6 +82,81 @@ def apply(
             progress=progress,
         )
     finish(result, screen, output, others, "")
+
+
+@commands.command()
+@takes(
+    Files,
+    Config,
+    Screen,
+    only=("output", "report", "overwrite", "dry_run", "calib", "seed", *LOOKED, "verbose", *SHOWN),
+)
+def fold(model: Model, **options: Any) -> None:
+    """Fold masks, gates and zeros into plain weights, and remove channels that are dead then; exact, and proved."""
+    screen = read_screen(options)
+    settings, files = read_options(options, None)
+    others = {"--report": Path(files.report)} if files.report else {}
+    output = planned_output(model, files, others)
+    from onnxprune.folding import fold as run
+
+    folded = run(str(model), calib=files.calib, config=settings)
+    if output is not None:
+        from onnxprune.output import write_outputs
+
+        text = folded.report.model_dump_json(indent=1) + "\n"
+        write_outputs(folded.model, output, dict.fromkeys(others.values(), text))
+    console = show(folded.report, screen)
+    if console is not None:
+        from onnxprune.render_facts import show_folding
+
+        show_folding(folded.report, console, screen.verbose, str(output or "nothing (--dry-run)"))
+
+
+@commands.command()
+@takes(
+    Files,
+    Config,
+    Screen,
+    only=(
+        *("output", "train", "eval", "metric", "report", "overwrite", "dry_run", "resume", "keep", *TRAINED),
+        *("batch_size", "seed", *LOOKED, "verbose", "progress", *SHOWN),
+    ),
+)
+def finetune(
+    model: Model,
+    teacher: Annotated[Path | None, typer.Option(help="The original model.", metavar="ORIGINAL.onnx")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training inputs.", metavar="INT")] = 2,
+    config: ConfigFile = None,
+    **options: Any,
+) -> None:
+    """Train a model toward the answers of another, or toward labels; its graph stays as it is."""
+    screen = read_screen(options)
+    settings, files = read_options(options, config)
+    others = {"--report": Path(files.report)} if files.report else {}
+    output = planned_output(model, files, others)
+    checkpoint = checkpoint_of(output)
+    from onnxprune.finetuning import finetune as train
+
+    with watched(screen) as progress:
+        tuned, report = train(
+            str(model),
+            None if teacher is None else str(teacher),
+            train=files.train,
+            epochs=epochs,
+            eval=files.eval,
+            metric=files.metric,
+            checkpoint=checkpoint,
+            resume=files.resume,
+            config=settings,
+            progress=progress,
+        )
+    write(tuned, output, {path: report.model_dump_json(indent=1) + "\n" for path in others.values()})
+    forget(checkpoint)
+    console = show(report, screen)
+    if console is not None:
+        from onnxprune.render_facts import show_finetuned
+
+        show_finetuned(report, console, str(output or "nothing (--dry-run)"))
 
 
 @commands.command()

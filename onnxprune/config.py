@@ -9,15 +9,23 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from onnxprune.errors import BadInput
+from onnxprune.named import is_named
 
 Align = Literal["auto"] | int
 Model = TypeVar("Model", bound=BaseModel)
+LOSSES = ("distill", "ce", "mse")
+TUNING = "Fine-tuning"
 BUDGETS = ("macs", "params", "speedup", "ratio")
 
 
 def option(default: Any, panel: str, text: str, metavar: str = "", **limits: Any) -> Any:
     """A field that is an option of the command line too: where it stands in `--help`, and what that says of it."""
     return Field(default, description=text, json_schema_extra={"panel": panel, "metavar": metavar}, **limits)
+
+
+def panel(field: Any) -> str:
+    """Where a field stands in `--help`."""
+    return str(field.json_schema_extra["panel"])
 
 
 class Config(BaseModel):
@@ -31,7 +39,7 @@ class Config(BaseModel):
     method: str = option(
         "obs",
         "Method",
-        "How channels are chosen: random, magnitude, taylor, fisher, hessian, thinet, lasso or obs.",
+        "How channels are chosen: random, magnitude, nisp, taylor, fisher, hessian, l0, thinet, lasso or obs.",
         "NAME",
     )
     rebuild: Literal["lsq", "scale", "none"] = option(
@@ -52,6 +60,12 @@ class Config(BaseModel):
     )
     memory: str = option(
         "4GB", "Method", "What the sums of all layers may take; layers too wide for it are judged by variances alone."
+    )
+    frl: str | None = option(
+        None,
+        "Method",
+        "Layer whose responses nisp ranks; else what the last layer of each output reads.",
+        "NODE",
     )
     sampler: bool | None = option(
         None,
@@ -96,6 +110,36 @@ class Config(BaseModel):
     std: tuple[float, ...] | None = option(None, "Data", "Images are divided by this, by channel.", "S,S,S")
     layout: Literal["nchw", "nhwc"] | None = option(None, "Data", "Layout of image inputs.")
     channel_order: Literal["rgb", "bgr"] = option("rgb", "Data", "Channel order of image inputs.")
+    finetune: int | None = option(
+        None, TUNING, "Train the pruned model for so many epochs; needs torch.", "EPOCHS", ge=1
+    )
+    loss: str = option(
+        "distill",
+        TUNING,
+        "distill: the original's answers, no labels; ce, mse: labels (mse: else the answers); or your own function.",
+        "distill|ce|mse|MODULE:FUNCTION",
+    )
+    temperature: float = option(4.0, TUNING, "Softens classes in distillation.", "NUMBER", gt=0)
+    match_features: bool = option(False, TUNING, "Match what layers read as well, on the channels that stay.")
+    train_samples: int | None = option(None, TUNING, "Training inputs; all if not given.", ge=1)
+    train_batch: int = option(64, TUNING, "Inputs a step, of each process.", ge=1)
+    optimizer: Literal["adamw", "sgd"] = option("adamw", TUNING, "sgd has Nesterov's momentum of 0.9.")
+    lr: float | None = option(
+        None, TUNING, "Largest learning rate; 0.001 for adamw, 0.02 for sgd if not given.", "NUMBER", gt=0
+    )
+    warmup: float = option(0.1, TUNING, "Share of the steps in which the rate rises, to fall as a cosine.", ge=0, lt=1)
+    weight_decay: float = option(0.01, TUNING, "Of matrices and kernels, not of vectors.", "NUMBER", ge=0)
+    clip: float = option(1.0, TUNING, "Largest norm of a step's gradient; 0: any.", "NUMBER", ge=0)
+    ema: float = option(0.99, TUNING, "Decay of the average of weights; 0: no average.", ge=0, lt=1)
+    augment: tuple[Literal["flip", "crop"], ...] = option(
+        (), TUNING, "Mirror images, move them by up to an eighth, or both.", "flip,crop"
+    )
+    autocast: bool = option(False, TUNING, "Compute steps in bfloat16 where torch deems it safe.")
+    reinit: bool = option(False, TUNING, "Start from random weights: the baseline of training from scratch.")
+    validation: float = option(
+        0.0625, TUNING, "Share of the training inputs, 512 at most, that only judge which epoch is kept.", ge=0, le=0.5
+    )
+    patience: int | None = option(None, TUNING, "Stop after so many epochs without a gain.", "EPOCHS", ge=1)
     threads: int | None = option(
         None, "Measuring", "Threads of the timed sessions; the runtime's choice if not given.", ge=1
     )
@@ -140,6 +184,18 @@ class Config(BaseModel):
     @classmethod
     def _several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("loss")
+    @classmethod
+    def _loss(cls, value: str) -> str:
+        if value not in LOSSES and not is_named(value):
+            raise ValueError(f"should be {', '.join(LOSSES)} or module:function")
+        return value
 
     @field_validator("align", mode="before")
     @classmethod

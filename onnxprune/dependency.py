@@ -154,7 +154,7 @@ class Analysis:
     @cached_property
     def idle(self) -> frozenset[ir.Node]:
         """The nodes in branches that no calibration input takes: an inference does not run them."""
-        ifs = [(node, _taken(node, self.trace)) for node in every_node(self.model)]
+        ifs = [(node, taken(node, self.trace)) for node in every_node(self.model)]
         others = (body for node, own in ifs if own is not None for body in bodies(node) if body is not own)
         return frozenset(node for body in others for node in body.all_nodes())
 
@@ -218,7 +218,7 @@ def analyse(model: ir.Model, trace: Trace, opened: Collection[str] = ()) -> Anal
 
 def _collect(model: ir.Model, trace: Trace, opened: Collection[str]) -> Ledger:
     ledger = Ledger()
-    _enter_nodes(model.graph, _Seen(model, trace, opened, computed_constants(model)), ledger)
+    _enter_nodes(model.graph, Seen(model, trace, opened, computed_constants(model)), ledger)
     for value in model.graph.outputs:
         _fix_all(ledger, ledger.labels.get(value, ()), "it is an output of the model")
     _join_shared_constants(ledger)
@@ -228,7 +228,7 @@ def _collect(model: ir.Model, trace: Trace, opened: Collection[str]) -> Ledger:
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
+class Seen:
     """What the rules are told besides the labels."""
 
     model: ir.Model
@@ -242,26 +242,26 @@ class _Seen:
         return Op(node, opset, ledger.labels, self.trace, ledger.fresh, self.opened, self.computed)
 
 
-def _enter_nodes(graph: ir.Graph, seen: _Seen, ledger: Ledger, body: bool = False) -> None:
+def _enter_nodes(graph: ir.Graph, seen: Seen, ledger: Ledger, body: bool = False) -> None:
     """File the facts of a graph's nodes, of each after those of the bodies in it.
 
     What a layer in a loop reads cannot be collected, so it cannot be solved again; the same in a branch not taken.
     """
     for node in graph:
         for inner in bodies(node):
-            _enter_nodes(inner, seen, ledger, body or inner is not _taken(node, seen.trace))
-        facts = () if all(value in seen.computed for value in node.outputs) else _facts(node, seen, ledger)
+            _enter_nodes(inner, seen, ledger, body or inner is not taken(node, seen.trace))
+        facts = () if all(value in seen.computed for value in node.outputs) else facts_of(node, seen, ledger)
         for fact in facts:
             _enter(node, replace(fact, refit=False) if body and isinstance(fact, Linear) else fact, seen, ledger)
 
 
-def _taken(node: ir.Node, trace: Trace) -> ir.Graph | None:
+def taken(node: ir.Node, trace: Trace) -> ir.Graph | None:
     """The branch that an If takes on all calibration inputs."""
     name = trace.taken.get(node.name or "")
     return node.attributes[name].as_graph() if name is not None else None
 
 
-def _enter(node: ir.Node, fact: Fact, seen: _Seen, ledger: Ledger) -> None:
+def _enter(node: ir.Node, fact: Fact, seen: Seen, ledger: Ledger) -> None:
     """File a fact; what cuts a computed constant also cuts what that is computed from."""
     ledger.enter(node, fact)
     producer = _given(node, fact.index).producer() if isinstance(fact, Param) else None
@@ -270,7 +270,8 @@ def _enter(node: ir.Node, fact: Fact, seen: _Seen, ledger: Ledger) -> None:
             _enter(producer, behind, seen, ledger)
 
 
-def _facts(node: ir.Node, seen: _Seen, ledger: Ledger) -> Iterable[Fact]:
+def facts_of(node: ir.Node, seen: Seen, ledger: Ledger) -> Iterable[Fact]:
+    """What the rule of a node says, given the ledger's labels; that nothing can go where there is no rule."""
     op, known = seen.op(node, ledger), RULES.get(_key(node))
     values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.name]
     unknown = [value for value in values if not seen.trace.knows(value)]

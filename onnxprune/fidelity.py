@@ -1,6 +1,5 @@
 """How near a pruned model stays: to the original's outputs, to labels, to a metric of the user's."""
 
-import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ import onnx_ir as ir
 from onnxprune.calibration.source import Source
 from onnxprune.errors import BadInput
 from onnxprune.graph import Array
+from onnxprune.named import load_function
 from onnxprune.parallel import ahead, share
 from onnxprune.report import Fidelity
 from onnxprune.runtime import open_session, run
@@ -112,11 +112,4 @@ def load_metric(text: str) -> Metric:
 
     Raises BadInput where it cannot be imported.
     """
-    module, _, name = text.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise BadInput(f"--metric {text!r} cannot be imported ({error}); write module:function") from error
-    if not callable(found):
-        raise BadInput(f"--metric {text!r} is not a function")
-    return found  # type: ignore[no-any-return]
+    return load_function(text, "--metric")

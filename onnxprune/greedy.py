@@ -1,11 +1,13 @@
-"""Fisher's widths: one step after the other, always the one whose damage is least for what it saves."""
+"""Widths by scores that can be compared across groups: the least damage for what it saves first, or one threshold."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from onnxprune.allocate import Choice, Cost, Widths
+from onnxprune.native import F64
 from onnxprune.scoring import Scored
+from onnxprune.widths import nearest_width
 
 
 def damages(scored: Scored, widths: Sequence[int]) -> list[float]:
@@ -33,3 +35,24 @@ def cheapest_first(choices: Sequence[Choice], budget: Cost, target: float, saved
         best = int(np.argmin(harm / gain))
         widths, index[lower[best]] = trials[best], index[lower[best]] - 1
     return widths
+
+
+def by_threshold(
+    scores: Sequence[F64 | None], candidates: Sequence[Sequence[int]], budget: Cost, target: float
+) -> Widths:
+    """Of every group as many units as score above one threshold, the lowest that meets the budget.
+
+    Groups without scores keep their width. The least widths must meet the budget.
+    """
+    known = [score for score in scores if score is not None]
+    steps = np.unique(np.concatenate(known)) if known else np.empty(0)
+
+    def at(threshold: float) -> Widths:
+        counts = [w[-1] if s is None else int(np.sum(s > threshold)) for s, w in zip(scores, candidates, strict=True)]
+        return np.array([nearest_width(w, n) for n, w in zip(counts, candidates, strict=True)], np.int64)
+
+    low, high = 0, steps.size
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if budget(at(float(steps[middle]))) <= target else (middle + 1, high)
+    return at(float(steps[low])) if low < steps.size else np.array([w[0] for w in candidates], np.int64)

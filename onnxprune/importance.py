@@ -7,11 +7,16 @@ from onnxprune.criteria import fisher, taylor
 from onnxprune.criteria.scored import Scores
 from onnxprune.gradients import require_torch
 from onnxprune.gradients.ablation import ablate
+from onnxprune.nisp import nisp
 from onnxprune.prepare import Data, Prepared
 from onnxprune.progress import Tick
 
 Scorer = Callable[[Prepared, Data, Config, Tick], Scores]
 """Scores groups; one without any is ranked by magnitude."""
+
+
+def _nisp(prepared: Prepared, data: Data, config: Config, tick: Tick) -> Scores:
+    return Scores(nisp(prepared, data, config, tick))
 
 
 def _taylor(prepared: Prepared, data: Data, config: Config, tick: Tick) -> Scores:
@@ -37,5 +42,18 @@ def _hessian(prepared: Prepared, data: Data, config: Config, tick: Tick) -> Scor
     return score_filters(prepared, data, config, tick)
 
 
-SCORERS: dict[str, Scorer] = {"taylor": _taylor, "fisher": _fisher, "hessian": _hessian}
+def _l0(prepared: Prepared, data: Data, config: Config, tick: Tick) -> Scores:
+    require_torch("--method l0")
+    from onnxprune.gradients.l0 import learn_gates
+
+    return learn_gates(prepared, data, config, tick)
+
+
+SCORERS: dict[str, Scorer] = {
+    "nisp": _nisp,
+    "taylor": _taylor,
+    "fisher": _fisher,
+    "hessian": _hessian,
+    "l0": _l0,
+}
 """By criterion; each of them has `criteria.scored.select` in the table of criteria."""

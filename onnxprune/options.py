@@ -25,6 +25,14 @@ class Files(BaseModel):
     calib: str | None = option(
         None, "Files", "Calibration inputs: .npz, .npy or a folder of images; synthetic if not given.", "SOURCE"
     )
+    train: str | None = option(
+        None,
+        "Fine-tuning",
+        "Training inputs: as --calib, labels y in an .npz, or a function that returns batches; those of --calib if not "
+        "given.",
+        "SOURCE",
+    )
+    resume: bool = option(False, "Fine-tuning", "Go on from the checkpoint that a run left beside its output.")
     eval: str | None = option(None, "Files", "Labelled inputs (x, y) that tell the accuracy.", "FILE.npz")
     metric: str | None = option(None, "Files", "Your own figure of merit of a session.", "MODULE:FUNCTION")
     plan: str | None = option(None, "Files", "Write which channels went, and why.", "FILE.json")
@@ -130,7 +138,7 @@ def config_text(config: Config, files: Files) -> str:
     """YAML that `--config` reads: every option, and where the data lie; not what was written."""
     import yaml
 
-    inputs = {name: getattr(files, name) for name in ("calib", "eval", "metric")}
+    inputs = {name: getattr(files, name) for name in ("calib", "train", "eval", "metric")}
     used = {**inputs, **config.model_dump(mode="json")}
     kept = {name: value for name, value in used.items() if value not in (None, {}, [])}
     return str(yaml.safe_dump(kept, sort_keys=False))

@@ -1,6 +1,7 @@
-"""The one way through: load, analyse, collect, score, allocate, remove, rebuild, verify, measure."""
+"""The one way through: load, analyse, collect, score, allocate, remove, rebuild, fine-tune, verify, measure."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from threadpoolctl import threadpool_limits
@@ -31,6 +32,7 @@ from onnxprune.rebuild import Rebuilt, rebuild
 from onnxprune.report import Report
 from onnxprune.reporting import Outcome, make_report
 from onnxprune.scoring import Scored, score
+from onnxprune.tuning import Course, pruned, tune
 from onnxprune.verify import prove
 from onnxprune.widths import runtime_block
 
@@ -50,6 +52,9 @@ def compress(
     calib: object = None,
     eval: object = None,
     metric: str | None = None,
+    train: object = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
     config: Config | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -57,8 +62,10 @@ def compress(
     """Prune a model: fewer channels, the rest solved again so that outputs stay near the original's, and a proof.
 
     `calib` is what `--calib` takes, or arrays, an iterable of feeds, a CalibrationDataReader; None for synthetic
-    inputs. `eval` is a labelled `.npz`, `metric` a "module:function". Options are the fields of `Config`, and go
-    before those of `config`.
+    inputs. `eval` is a labelled `.npz`, `metric` a "module:function". With `finetune` the model is trained on `train`
+    (what `calib` may be, with labels `y` where there are any; `calib` if not given); where it stands is written to
+    `checkpoint` from time to time, and `resume` goes on from there. Options are the fields of `Config`, and go before
+    those of `config`.
 
     Raises BadInput (model, data or option unusable), BudgetNotMet, or ProofFailed; the model given is never changed.
     """
@@ -66,18 +73,27 @@ def compress(
     settings = make_config(**{**base, **options})
     # Threads of one small product meet at a barrier; on a busy machine that made a run seven times as slow.
     with threadpool_limits(limits=1, user_api="blas"):
-        return _run(model, calib, eval, metric, settings, Stages(progress or Silent()))
+        course = Course(train, checkpoint, resume)
+        return _run(model, calib, eval, metric, course, settings, Stages(progress or Silent()))
 
 
 def _run(
-    model: ModelSource, calib: object, eval: object, metric: str | None, settings: Config, stages: Stages
+    model: ModelSource,
+    calib: object,
+    eval: object,
+    metric: str | None,
+    course: Course,
+    settings: Config,
+    stages: Stages,
 ) -> Result:
     criterion = lookup(settings.method)
     with stages.stage("analyse"):
         loaded = load(model)
         judge = open_judge(loaded.model, eval, metric, settings)
-        fold = criterion.needs_data or settings.rebuild != "none"
-        data = open_data(loaded.model, calib, settings, matched=fold or settings.method in SCORERS)
+        solves = criterion.needs_data or settings.rebuild != "none"
+        fold = solves or settings.method in SCORERS
+        data = open_data(loaded.model, calib, settings, matched=fold)
+        samples = course.opened(loaded.model, calib, data, settings) if settings.finetune else None
         prepared = prepare(loaded.model, data, settings, fold)
     costs = cost_model(prepared.analysis, prepared.original)
     data = fitted(data, prepared.analysis.trace, float(costs.macs(costs.full)), settings)
@@ -85,7 +101,7 @@ def _run(
     layers = [layer for layer in layers if layer.name not in prepared.frozen and layer.bias is not None]
     fits = allowance([layer.linear for layer in layers], settings.memory_bytes)
     sampling = Sampling(data.source.samples, data.batches, len(layers), prepared.analysis.trace, settings.seed, fits)
-    collected = _collect(prepared, layers, data, sampling, stages) if fold else None
+    collected = _collect(prepared, layers, data, sampling, stages) if solves else None
     importance = _importance(prepared, data, settings, stages)
     scored = _score(prepared, collected, importance, settings, stages)
     collected = collected and replace(collected, statistics={})  # the rebuild needs the targets alone
@@ -101,6 +117,10 @@ def _run(
             slim, solved, disk = rebuild(
                 analysis, slim, keep, layers, wave, collected, data.source, sampling, settings.rebuild, tick
             )
+    tuned = None
+    if samples is not None and settings.finetune is not None:
+        task = pruned(prepared, slim, keep, samples, course, settings)
+        slim, tuned = tune(task, settings.finetune, settings, stages)
     named = drop_idle_samplers(slim)
     slim = settle_products(named)
     with stages.stage("verify"):
@@ -108,8 +128,9 @@ def _run(
     with stages.stage("measure"):
         measured = measure(prepared.original, slim, data, judge, settings)
     plan = make_plan(prepared, keep, reader_errors(prepared, solved), settings)
-    wide = [layer.linear for layer in layers if fold and layer.linear.features.shape[1] > fits.widest]
-    outcome = Outcome(slim, chosen, refused, solved, proof, measured, stages.seconds, disk, wide, importance.notes)
+    notes = importance.notes
+    wide = [layer.linear for layer in layers if solves and layer.linear.features.shape[1] > fits.widest]
+    outcome = Outcome(slim, chosen, refused, solved, proof, measured, stages.seconds, disk, wide, tuned, notes)
     return Result(like(slim, loaded), plan, make_report(loaded, settings, prepared, data, plan, outcome))
 
 

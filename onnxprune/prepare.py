@@ -13,10 +13,11 @@ from onnxprune.calibration.batchnorm_match import match
 from onnxprune.calibration.branches import branches_taken
 from onnxprune.calibration.inputs import batch_axes, fixed_batch
 from onnxprune.calibration.recorded import Recorded
-from onnxprune.calibration.source import ImageOptions, Source, Trial, input_specs, open_calibration
+from onnxprune.calibration.source import ImageOptions, InputSpec, Source, Trial, input_specs, open_calibration
 from onnxprune.calibration.window import Window, batch_of, cut
 from onnxprune.config import Config
 from onnxprune.dependency import Analysis, Closed, Group, analyse
+from onnxprune.distilled import PASSES, distil
 from onnxprune.errors import BadInput
 from onnxprune.functions import analysed
 from onnxprune.graph import SAMPLER, STATE, Array, every_node
@@ -34,6 +35,8 @@ DEFAULT_SAMPLES = 512
 HELD_OUT = 64
 FEWEST_SAMPLES, PATIENCE = 64, 2e12
 """Unless told otherwise, use at least so many inputs, and at most so many multiply–adds a pass."""
+PATIENCE_TO_MAKE = 3e13
+"""The same for making inputs that are distilled from the model."""
 MACS_AN_ELEMENT = 12
 """An element of an activation takes as long as so many multiply–adds: 0.15 ns beside 0.0125 (onnxruntime, 2 cores;
 layout_cdla and nudenet; less in networks of wide layers, 0.5 in a small one)."""
@@ -51,7 +54,8 @@ to copy one costs about as much as a dozen."""
 class Data:
     """Calibration inputs: those to solve on, those kept apart (empty where there are too few), and what was guessed.
 
-    `made` holds synthetic inputs, of which the others are parts; `seen` is what trying the model on inputs showed.
+    `made` holds synthetic inputs, of which the others are parts; `seen` is what trying the model on inputs showed;
+    to make one takes as long as so many `passes` of the model.
     """
 
     source: Source
@@ -64,6 +68,8 @@ class Data:
     guesses: tuple[str, ...]
     made: Recorded | None = None
     seen: Seen | None = None
+    passes: int = 0
+    specs: tuple[InputSpec, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +108,8 @@ def open_data(model: ir.Model, calib: object, config: Config, matched: bool = Tr
     )
     with _blamed(opened.guesses):
         source, axes = match(model, opened.source) if matched else opened.source, batch_axes(opened.specs)
+        dear = matched and isinstance(calib, str) and calib == "distilled"
+        source = distil(model, source) if dear else source
     made = Recorded(source) if source.synthetic else None
     source = made or source
     size = fixed_batch(opened.specs) or 1
@@ -113,7 +121,20 @@ def open_data(model: ir.Model, calib: object, config: Config, matched: bool = Tr
     judge = Window(source, axes, source.samples - judged, source.samples)
     batches = -(-solve.samples // batch_of(first, axes))
     fixed = fixed_batch(opened.specs) is not None
-    return Data(solve, judge, apart > 0, sample, axes, fixed, batches, tuple(opened.guesses), made, trial.seen)
+    return Data(
+        solve,
+        judge,
+        apart > 0,
+        sample,
+        axes,
+        fixed,
+        batches,
+        tuple(opened.guesses),
+        made,
+        trial.seen,
+        PASSES if dear else 0,
+        tuple(opened.specs),
+    )
 
 
 def fitted(data: Data, trace: Trace, macs: float, config: Config) -> Data:
@@ -133,7 +154,8 @@ def _few_judged(data: Data, macs: float) -> Data:
 
 def _affordable(data: Data, effort: float, config: Config) -> Data:
     """What a patient user waits for: large models see fewer inputs."""
-    most = max(FEWEST_SAMPLES, int(PATIENCE / max(effort, 1.0)))
+    patience = PATIENCE_TO_MAKE / data.passes if data.passes else PATIENCE
+    most = max(FEWEST_SAMPLES, int(patience / max(effort, 1.0)))
     if config.samples is not None or data.fixed_batch or data.source.samples <= most:
         return data
     source = Window(data.source, data.axes, 0, most)
@@ -181,7 +203,7 @@ def prepare(model: ir.Model, data: Data, config: Config, fold: bool) -> Prepared
         analysis = _again(add_bias(analysis.model, ours), data, analysis.trace, config)
     if sampled := _sampled(analysis, frozen, config):
         analysis = analyse(*_with_samplers(analysis, sampled), config.open)
-    _require_matches((normal, original, analysis.model), config)
+    require_matches((normal, original, analysis.model), config)
     groups, closed = _chosen(analysis, config)
     return Prepared(original, analysis, groups, (*analysis.closed, *closed), frozen)
 
@@ -267,7 +289,7 @@ def matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
 
 def _frozen(model: ir.Model, analysis: Analysis, config: Config) -> frozenset[str]:
     """The nodes that `--keep` names, by their own name or that of an input constant or an output."""
-    kept = {node.name or "" for node in every_node(model) if config.keep and matches(_names(node), config.keep)}
+    kept = {node.name or "" for node in every_node(model) if config.keep and matches(names_of(node), config.keep)}
     if config.only:
         inside = [g for g in analysis.groups if matches(g.names, config.only)]
         readers = {linear.node.name or "" for group in inside for linear in group.readers}
@@ -276,15 +298,17 @@ def _frozen(model: ir.Model, analysis: Analysis, config: Config) -> frozenset[st
     return frozenset(kept | {_normed_by(node) for node in model.graph if node.name in kept} - {""})
 
 
-def _require_matches(models: Sequence[ir.Model], config: Config) -> None:
-    every = {name for model in models for node in every_node(model) for name in _names(node)}
+def require_matches(models: Sequence[ir.Model], config: Config) -> None:
+    """Raises BadInput where an option names what is in none of the models."""
+    every = {name for model in models for node in every_node(model) for name in names_of(node)}
     for option, patterns in (("--keep", config.keep), ("--only", config.only), ("--ratios", config.ratios)):
         for pattern in patterns:
             if not matches(every, [pattern]):
                 raise BadInput(f"{option} {pattern!r} matches no node or tensor; `onnxprune inspect` lists the names")
 
 
-def _names(node: ir.Node) -> list[str]:
+def names_of(node: ir.Node) -> list[str]:
+    """What an option may call a node: its name, its constants, or what it computes."""
     constants = [v.name or "" for v in node.inputs if v is not None and v.const_value is not None]
     return [node.name or "", *constants, *(v.name or "" for v in node.outputs)]
 

@@ -17,6 +17,9 @@ class Progress(Protocol):
     def tick(self) -> None:
         """One of its steps is done."""
 
+    def tell(self, text: str) -> None:
+        """A few words on how it goes."""
+
     def stop(self) -> None:
         """The stage ends."""
 
@@ -30,6 +33,9 @@ class Silent:
     def tick(self) -> None:
         """Say nothing."""
 
+    def tell(self, text: str) -> None:
+        """Say nothing."""
+
     def stop(self) -> None:
         """Say nothing."""
 
@@ -40,6 +46,10 @@ class Stages:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self.seconds: dict[str, float] = {}
+
+    def tell(self, text: str) -> None:
+        """A few words on how the stage goes."""
+        self._progress.tell(text)
 
     @contextmanager
     def stage(self, name: str, steps: int = 0) -> Iterator[Tick]:

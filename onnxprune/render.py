@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxprune.config import BUDGETS
-from onnxprune.report import Accuracy, ClosedReport, Fidelity, Latency, Report
+from onnxprune.report import Accuracy, ClosedReport, EpochReport, Fidelity, Latency, Report, Totals, Tuned
 
 LEAST_WIDTH = 120
 
@@ -70,14 +70,20 @@ def _groups(report: Report) -> Table:
 
 
 def _totals(report: Report) -> Table:
-    made = table("", "before", "after", "after / before")
-    for name, label in (("macs", "multiply–adds"), ("params", "parameters"), ("bytes", "bytes")):
-        before, after = getattr(report.before, name), getattr(report.after, name)
-        made.add_row(label, quantity(before), quantity(after), share(after / max(before, 1)))
+    made = totals_table(report.before, report.after)
     for one in report.latency:
         made.add_row(*_latency(one))
     if report.accuracy is not None:
         made.add_row(*_accuracy(report.accuracy))
+    return made
+
+
+def totals_table(before: Totals, after: Totals) -> Table:
+    """What a model costs, before and after."""
+    made = table("", "before", "after", "after / before")
+    for name, label in (("macs", "multiply–adds"), ("params", "parameters"), ("bytes", "bytes")):
+        old, new = getattr(before, name), getattr(after, name)
+        made.add_row(label, quantity(old), quantity(new), share(new / max(old, 1)))
     return made
 
 
@@ -112,6 +118,8 @@ def _lines(report: Report, verbose: bool) -> Iterable[tuple[str, str]]:
     if report.calibration is not None:
         yield "data", report.calibration.description
         yield from (("guessed", guess) for guess in report.calibration.guesses)
+    if report.tuned is not None:
+        yield from tuned_lines(report.tuned)
     if report.fidelity is not None:
         yield "fidelity", fidelity_text(report.fidelity)
     yield from closed_lines(report.closed, verbose)
@@ -126,6 +134,32 @@ def fidelity_text(fidelity: Fidelity) -> str:
     same = "" if agreement is None else f"same class for {share(agreement)}, "
     inputs = "held-out inputs" if fidelity.held_out else "inputs (none were held out)"
     return f"{same}outputs differ by {share(fidelity.relative_error)}, on {fidelity.samples} {inputs}"
+
+
+def tuned_lines(tuned: Tuned) -> Iterable[tuple[str, str]]:
+    """What a fine-tune was given, and one line an epoch."""
+    kinds = ", ".join(sorted(set(tuned.loss.values())))
+    labels = "labels" if tuned.labels else "no labels"
+    counts = f"{tuned.samples} to learn from ({labels}), {tuned.judges} to judge with"
+    yield "trained", f"{tuned.description}: {counts}; {kinds}"
+    for epoch in tuned.epochs:
+        kept = " (kept)" if epoch.epoch == tuned.best else ""
+        yield f"epoch {epoch.epoch}", f"loss {epoch.loss:.4f}{_judged(epoch)}{kept}"
+    if not tuned.best:
+        yield "note", "No epoch was better than the start, so nothing of the fine-tune was kept."
+
+
+def _judged(epoch: EpochReport) -> str:
+    if epoch.validation is None:
+        return ""
+    near = (
+        f", same class for {share(epoch.same_class)}"
+        if epoch.same_class is not None
+        else ""
+        if epoch.difference is None
+        else f", outputs differ by {share(epoch.difference)}"
+    )
+    return f"; on those to judge with {epoch.validation:.4f}{near}"
 
 
 def closed_lines(groups: Sequence[ClosedReport], verbose: bool) -> Iterable[tuple[str, str]]:

@@ -1,10 +1,26 @@
-"""What `inspect`, `bench`, `compare` and `doctor` tell, for a terminal."""
+"""What `inspect`, `fold`, `finetune`, `bench`, `compare` and `doctor` tell, for a terminal."""
+
+from collections.abc import Sequence
 
 from rich.console import Console
 
+from onnxprune.folding import FoldReport
 from onnxprune.inspection import InputFacts, Inspection
 from onnxprune.judging import Comparison, Diagnosed, Timings
-from onnxprune.render import closed_lines, fidelity_text, print_lines, quantity, share, table
+from onnxprune.render import (
+    closed_lines,
+    fidelity_text,
+    print_lines,
+    quantity,
+    share,
+    table,
+    totals_table,
+    tuned_lines,
+)
+from onnxprune.report import Finetuned
+
+MOST = 4
+"""Lines of one kind that are shown unless all are asked for."""
 
 
 def show_inspection(found: Inspection, console: Console, verbose: bool) -> None:
@@ -43,6 +59,38 @@ def _shape(one: InputFacts) -> str:
     return f"{one.name}: {one.dtype} {dims}"
 
 
+def show_folding(report: FoldReport, console: Console, verbose: bool, wrote: str) -> None:
+    """Print what was folded, what stays and why, and what it saves; `wrote` names the output."""
+    if report.groups:
+        made = table("group", "width", "kept", "dead", "constant")
+        for group in report.groups:
+            counts = group.width, group.width - group.dead - group.constant, group.dead, group.constant
+            made.add_row(group.name, *map(str, counts))
+        console.print(made)
+    console.print(totals_table(report.before, report.after))
+    gates = sorted(report.gates, key=lambda gate: gate.factors == 1)  # those of channels first
+    lines = [
+        *_several("gate", [f"{gate.name} into {', '.join(gate.into)}" for gate in gates if gate.into], verbose),
+        *_several("norm", [f"the one behind {name} into its weights" for name in report.norms], verbose),
+        *_several("constant", [f"{name} for all inputs" for name in report.constants], verbose),
+        *_several("dropped", [f"{name}, which changed nothing" for name in report.dropped], verbose),
+        *_several("stays", [f"gate {gate.name}: {gate.reason}" for gate in gates if not gate.into], verbose),
+        *_several("stays", [f"{one.name} ({one.width}): {one.reason}" for one in report.stuck], verbose),
+        *(("guessed", guess) for guess in report.guesses),
+        *(("note", note) for note in report.notes),
+        ("proof", f"differs from the original by {report.proof:.1e} of its largest output"),
+        ("wrote", wrote),
+    ]
+    print_lines(console, lines)
+
+
+def _several(label: str, sentences: Sequence[str], verbose: bool) -> list[tuple[str, str]]:
+    """A line for each; of many only the first, unless all are asked for."""
+    shown = sentences if verbose else sentences[:MOST]
+    more = [] if len(shown) == len(sentences) else [(label, f"and {len(sentences) - MOST} more (--verbose lists them)")]
+    return [*((label, sentence) for sentence in shown), *more]
+
+
 def show_timings(timed: Timings, console: Console) -> None:
     """Print milliseconds and ratios."""
     made = table("model", "median ms", "p10", "p90", "times as fast", "p10–p90")
@@ -75,3 +123,14 @@ def show_diagnosis(found: Diagnosed, console: Console) -> None:
     print_lines(console, lines)
     if not found.broken:
         print_lines(console, [("problem", problem) for problem in found.problems] or [("problems", "none")])
+
+
+def show_finetuned(found: Finetuned, console: Console, wrote: str) -> None:
+    """Print what the epochs came to, and how near the model is to its teacher."""
+    lines = list(tuned_lines(found.tuned))
+    if found.fidelity is not None:
+        lines.append(("fidelity", fidelity_text(found.fidelity)))
+    if found.accuracy is not None:
+        one = found.accuracy
+        lines.append((one.metric, f"{one.before:.4f} → {one.after:.4f} ({one.after - one.before:+.4f})"))
+    print_lines(console, [*lines, ("wrote", wrote)])

@@ -79,6 +79,33 @@ class Accuracy(_Frozen):
     after: float
 
 
+class EpochReport(_Frozen):
+    """One epoch of fine-tuning: its mean loss, and how the average of the weights did on the samples kept to judge.
+
+    `same_class` is the share of equal classes, `difference` the relative one of the outputs where none holds classes.
+    """
+
+    epoch: int
+    loss: float
+    validation: float | None = None
+    same_class: float | None = None
+    difference: float | None = None
+
+
+class Tuned(_Frozen):
+    """A fine-tune: on how many samples, by which loss for which output, and which epoch was kept (0: the start)."""
+
+    description: str
+    samples: int
+    judges: int
+    labels: bool
+    loss: dict[str, str]
+    steps: int
+    processes: int
+    epochs: tuple[EpochReport, ...]
+    best: int
+
+
 class Calibrated(_Frozen):
     """The data that was used."""
 
@@ -114,8 +141,23 @@ class Report(_Frozen):
     before: Totals
     after: Totals
     proof: float
+    tuned: Tuned | None = None
     latency: tuple[Latency, ...] = ()
     fidelity: Fidelity | None = None
     accuracy: Accuracy | None = None
     seconds: dict[str, float]
     notes: tuple[str, ...] = ()
+
+
+class Finetuned(_Frozen):
+    """What `onnxprune finetune` tells: fidelity and accuracy compare with the teacher, where there is one."""
+
+    schema_version: Literal[1] = 1
+    onnxprune: str
+    model: str
+    teacher: str | None
+    config: Config
+    tuned: Tuned
+    fidelity: Fidelity | None = None
+    accuracy: Accuracy | None = None
+    seconds: dict[str, float]

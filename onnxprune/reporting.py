@@ -19,7 +19,7 @@ from onnxprune.plan import Plan
 from onnxprune.planning import reader_errors
 from onnxprune.prepare import Data, Prepared
 from onnxprune.rebuild import Rebuilt
-from onnxprune.report import Budget, Calibrated, ClosedReport, GroupReport, LayerReport, Report, Totals
+from onnxprune.report import Budget, Calibrated, ClosedReport, GroupReport, LayerReport, Report, Totals, Tuned
 from onnxprune.serialise import tensor_bytes
 from onnxprune.version import __version__
 from onnxprune.widths import runtime_block
@@ -38,6 +38,7 @@ class Outcome:
     seconds: Mapping[str, float]
     disk_bytes: int
     wide: Sequence[Linear] = ()
+    tuned: Tuned | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -74,6 +75,7 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
         before=before,
         after=after,
         proof=outcome.proof,
+        tuned=outcome.tuned,
         latency=outcome.measured.latency,
         fidelity=outcome.measured.fidelity,
         accuracy=outcome.measured.accuracy,

@@ -160,13 +160,14 @@ def _grids(units: Units, arrays: Sequence[Atoms], lines: Sequence[Lines]) -> tup
 def _levels(plain: Atoms, found: Sequence[Direction]) -> tuple[list[Atoms], Atoms]:
     """Place the blocks of each direction on the first level that has room for all of its units."""
     levels, used = [plain], np.ones(plain.size, np.int64)
-    source = [np.full(int(plain.max(initial=-1)) + 1, -1)]
+    first = int(plain.max(initial=-1)) + 1
+    source = [np.full(first, -1)]
     for number, direction in enumerate(found):
         level = int(used[direction.units].max())
         while len(levels) <= level:
             levels.append(np.full(plain.size, WHOLE))
-        first = sum(part.size for part in source)
         levels[level][direction.units] = np.where(direction.block == WHOLE, WHOLE, direction.block + first)
         used[direction.units] = level + 1
         source.append(np.full(direction.count, number))
+        first += direction.count
     return levels, np.concatenate(source)

@@ -45,8 +45,20 @@ def prove(
     Raises ProofFailed where it exceeds what is allowed all the same, an output's name, dtype or shape changed,
     infinities or NaN moved, or the slim model does not run. Large models run piece by piece (docs/decisions/0016).
     """
-    seen = analysis.trace.shapes.keys()
     wide = scatter(analysis, solved or slim, keep)
+    return max(_compared(analysis, wide, slim, feeds), _worst_of_bodies(analysis, wide, slim, keep, feeds))
+
+
+def prove_same(analysis: Analysis, other: ir.Model, feeds: Mapping[str, Array]) -> float:
+    """The largest difference of any output of another model from the analysed one itself, measured as `prove` does.
+
+    Raises ProofFailed as `prove` does.
+    """
+    return _compared(analysis, analysis.model, other, feeds)
+
+
+def _compared(analysis: Analysis, wide: ir.Model, slim: ir.Model, feeds: Mapping[str, Array]) -> float:
+    seen = analysis.trace.shapes.keys()
     expected = _outputs(wide, feeds, seen)
     try:
         require_valid(to_bytes(slim) if tensor_bytes(slim) < LARGE else to_bytes(skeleton(slim)), "the pruned model")
@@ -57,12 +69,11 @@ def prove(
         raise ProofFailed(f"the outputs are {list(found)}, they were {list(expected)}")
     again = _Again(lambda: _outputs(analysis.model, feeds, seen), partial(_shaken_outputs, analysis, wide, feeds))
     try:
-        worst = _worst(expected, found, again)
+        return _worst(expected, found, again)
     except ProofFailed as failed:
         if max(tensor_bytes(wide), tensor_bytes(slim)) > LARGE:
             raise
-        worst = _worst_node_by_node(wide, slim, feeds, list(expected), again, failed)
-    return max(worst, _worst_of_bodies(analysis, wide, slim, keep, feeds))
+        return _worst_node_by_node(wide, slim, feeds, list(expected), again, failed)
 
 
 def _worst_node_by_node(

@@ -1,11 +1,12 @@
 """Fold BatchNormalization into the convolution before it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxprune.graph import Array, add_constant, array_of, every_node, replace_constant, sole_reader
+from onnxprune.passes.drop import drop_node
 
 
 def fold_batchnorm(model: ir.Model, convolutions: Collection[str]) -> ir.Model:
@@ -20,6 +21,18 @@ def fold_batchnorm(model: ir.Model, convolutions: Collection[str]) -> ir.Model:
         if norm is not None and _foldable(node, norm):
             _fold(model.graph, node, norm)
     return model
+
+
+def with_zero_norm(model: ir.Model) -> list[str]:
+    """The convolutions whose BatchNormalization multiplies a channel by zero, and can be folded."""
+    found = []
+    for node in every_node(model):
+        norm = sole_reader(node.outputs[0])
+        if norm is not None and _foldable(node, norm):
+            gamma = norm.inputs[1]
+            assert gamma is not None
+            found += [node.name or ""] * (not np.all(array_of(gamma)))
+    return found
 
 
 def _foldable(conv: ir.Node, norm: ir.Node) -> bool:
@@ -48,21 +61,7 @@ def _fold(graph: ir.Graph, conv: ir.Node, norm: ir.Node) -> None:
         replace_constant(bias_value, shifted)
     else:
         give_bias(graph, conv, shifted)
-    _rename_output(conv, norm)
-    vectors = [v for v in norm.inputs[1:5] if v is not None]
-    assert isinstance(norm.graph, ir.Graph)
-    norm.graph.remove(norm, safe=True)
-    _drop_unread(vectors)
-
-
-def _drop_unread(vectors: Sequence[ir.Value]) -> None:
-    """The runtime warns of every initializer that nothing reads; one that is listed as an input goes from there too."""
-    for value in dict.fromkeys(vectors):
-        graph = value.graph
-        if isinstance(graph, ir.Graph) and value.is_initializer() and not (value.uses() or value.is_graph_output()):
-            del graph.initializers[value.name or ""]
-            if value.is_graph_input():
-                graph.inputs.remove(value)
+    drop_node(norm, conv.outputs[0])
 
 
 def _scaled(conv: ir.Node, weight: Array, scale: Array) -> Array:
@@ -82,20 +81,3 @@ def give_bias(graph: ir.Graph, conv: ir.Node, bias: Array) -> ir.Value:
     conv.resize_inputs(3)
     conv.replace_input_with(2, value)
     return value
-
-
-def _rename_output(conv: ir.Node, norm: ir.Node) -> None:
-    """The convolution's output takes over the norm's readers, and its name where that is an output of the model."""
-    before, after = conv.outputs[0], norm.outputs[0]
-    name, graph = after.name, conv.graph
-    assert graph is not None
-    if after.is_graph_output():
-        outputs = list(graph.outputs)
-        position = outputs.index(after)
-        before.type, before.shape = after.type, after.shape
-        after.replace_all_uses_with(before, replace_graph_outputs=True)
-        after.name = f"{name}::folded"
-        before.name = name
-        assert list(graph.outputs)[position] is before
-    else:
-        after.replace_all_uses_with(before)

@@ -12,10 +12,11 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = {
     "onnxprune": "onnxprune",
     "onnxprune.criteria": "onnxprune/criteria",
-    "onnxprune.gradients": "onnxprune/gradients",
     "onnxprune.op_rules": "onnxprune/op_rules",
+    "onnxprune.gradients": "onnxprune/gradients",
     "onnxprune.torch_twin": "onnxprune/torch_twin",
     "onnxprune.torch_twin.ops": "onnxprune/torch_twin/ops",
+    "onnxprune.training": "onnxprune/training",
     "onnxprune.passes": "passes",
     "onnxprune.calibration": "calibration",
 }
@@ -23,25 +24,29 @@ FOLDERS = {
 # From the ground up. A module imports from its own row and from the rows above it in this table, never from below.
 # A folder's name stands for all its modules.
 ROWS = {
-    "values": "version errors progress parallel heap native labels graph",
-    "models": "atomic serialise model_check model_io runtime constants bodies branches pieces trace",
+    "values": "version errors named progress parallel heap native labels graph",
+    "models": "atomic serialise cache model_check model_io runtime constants bodies branches pieces trace",
+    "twin": "torch_twin.*",
     "operators": "op_rules.*",
-    "analysis": "factors units balance conflicts resolve grouping sizes dependency weights layers costs widths plan",
+    "analysis": "factors units balance conflicts resolve grouping sizes dependency weights layers steady costs "
+    "widths plan",
     "sums": "calibration.statistics calibration.least_squares",
     "calibration": "calibration.*",
     "passes": "passes.*",
     "criteria": "criteria.*",
     "settings": "config report",
-    "twin": "torch_twin.*",
-    "stages": "functions prepare gradients.* importance scoring allocate greedy probe choose verify planning clipping solve pairs descent "
-    "adjust rebuild bench fidelity measure reporting",
-    "order": "pipeline replay",
+    "training": "training.*",
+    "stages": "functions distilled prepare gradients.* importance flow final_responses nisp scoring allocate "
+    "probe greedy choose "
+    "verify planning clipping solve pairs descent adjust rebuild bench fidelity measure reporting "
+    "tuning",
+    "order": "pipeline replay folding finetuning",
     "questions": "explain inspection judging doctor",
     "command line": "bars options output render render_facts showing commands cli __main__ __init__",
 }
 GROUND = ("values", "models", "operators", "analysis")
 ONLY = {
-    "passes": (*GROUND, "passes"),
+    "passes": (*GROUND, "twin", "passes"),
     "calibration": (*GROUND, "sums", "calibration"),
     "sums": ("values", "sums"),
     "criteria": ("values", "sums", "criteria"),

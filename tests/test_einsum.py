@@ -1,5 +1,6 @@
 """Einsum: summed, passing and new letters, told as facts and proved on whole networks."""
 
+import numpy as np
 import onnx
 import pytest
 from graph_text import Weights, model_from_text
@@ -7,6 +8,7 @@ from op_case import facts_of, fixed, linear, outs, params, ties
 from removal import analysed, check_every_removal
 
 from onnxprune.op_rules.facts import Fact, Product, Summed
+from onnxprune.weights import to_matrix
 
 FOUR = [0, 1, 2, 3]
 X = {"x": (2, 3, 4)}
@@ -44,6 +46,13 @@ def test_a_layer_is_told_with_its_features_and_outputs_in_the_order_of_the_weigh
     assert layer.features.tolist() == [FOUR]
     assert layer.outputs.tolist() == [[100, 101, 102, 103, 104]]
     assert linear(with_weight("bsc,dc->bds", (5, 4))).kind == "left_matmul"
+
+
+@pytest.mark.parametrize(("term", "shape"), [("dc", (5, 1)), ("cd", (1, 5)), ("d", (5,)), ("dce", (5, 1, 1))])
+def test_a_weight_of_a_single_feature_is_told_by_its_own_order(term: str, shape: tuple[int, ...]) -> None:
+    weights = {"w": np.arange(5, dtype=np.float32).reshape(shape)}
+    layer = linear(einsum(f"bsc,{term}->bsd", "x", "w", shapes={"x": (2, 3, 1)}, labelled={}, weights=weights))
+    assert to_matrix(layer, weights["w"]).tolist() == [[[0], [1], [2], [3], [4]]]
 
 
 def test_a_weight_makes_heads_and_takes_them_back() -> None:

@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("onnxprune", "onnxprune/criteria", "onnxprune/op_rules", "passes", "calibration")
+PARTS = (
+    "onnxprune",
+    "onnxprune/criteria",
+    "onnxprune/op_rules",
+    "onnxprune/gradients",
+    "onnxprune/torch_twin",
+    "onnxprune/torch_twin/ops",
+    "onnxprune/training",
+    "passes",
+    "calibration",
+)
 BUILD = "from setuptools.build_meta import build_wheel; print(build_wheel('dist'))"
 
 

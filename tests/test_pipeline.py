@@ -163,7 +163,7 @@ def test_a_group_that_cannot_be_proved_stays_whole_with_the_reason(monkeypatch: 
 
 @pytest.mark.parametrize(
     ("method", "rebuild"),
-    [(method, "lsq") for method in ("random", "magnitude", "thinet", "lasso", "obs")]
+    [(method, "lsq") for method in ("random", "magnitude", "nisp", "thinet", "lasso", "obs")]
     + [(method, rebuild) for method in ("magnitude", "obs") for rebuild in ("scale", "none")],
 )
 def test_every_method_and_every_rebuild_runs_on_residual_blocks(method: str, rebuild: str) -> None:

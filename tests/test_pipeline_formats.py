@@ -74,7 +74,7 @@ def test_nothing_unread_is_left_in_the_model() -> None:
         assert set(constants(out)) <= read
 
 
-@pytest.mark.parametrize("method", ["random", "magnitude", "thinet", "lasso", "obs"])
+@pytest.mark.parametrize("method", ["random", "magnitude", "nisp", "thinet", "lasso", "obs"])
 def test_a_run_is_repeated_bit_for_bit(method: str) -> None:
     first, again = (tiny(method=method, seed=4) for _ in range(2))
     assert first.model.SerializeToString(deterministic=True) == again.model.SerializeToString(deterministic=True)

@@ -27,8 +27,10 @@ CRITERIA: dict[str, Criterion] = {
     for row in (
         Criterion("random", random.select, False, "seeded random units, the baseline", "none"),
         Criterion("magnitude", magnitude.select, False, "the norm of the filter that makes a unit", "Li et al. 2017"),
+        Criterion("nisp", scored.select, False, "what the final responses owe to a unit", "Yu et al. 2018"),
         Criterion("taylor", scored.select, False, "the least first-order effect on the loss", "Molchanov et al. 2017"),
         Criterion("fisher", scored.select, False, "the least damage to the loss", "Theis et al. 2018, Liu et al. 2021"),
+        Criterion("l0", scored.select, False, "gates learned under a price on what stays", "Louizos et al. 2018"),
         Criterion("hessian", scored.select, False, "the least share in the loss's curvature", "Ji, Yang, Yuan 2021"),
         Criterion("thinet", thinet.select, True, "the least joint effect on the next layer", "Luo, Wu, Lin 2017"),
         Criterion("lasso", lasso.select, True, "the exact LASSO path over units", "He, Zhang, Sun 2017"),

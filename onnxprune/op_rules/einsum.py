@@ -164,7 +164,8 @@ def _layer(equation: Equation, spreads: Sequence[Spread], lines: Lines, new: Spr
     features = _features(equation, spreads, lines, rest)
     if equation.carried(1 - weight, rest) != rest or term not in (rest + made, made + rest) or features is None:
         return None
-    kind: Kind = "matmul" if term == rest + made else "left_matmul"
+    first = bool(rest) or op.shape(weight)[0] == 1  # a summed letter of one position is not in the term
+    kind: Kind = "matmul" if term == rest + made and first else "left_matmul"
     macs = prod(equation.sizes.values()) // prod(op.shape(weight))
     values = op.input(1 - weight), op.input(weight), None, op.node.outputs[0]
     outputs = new.on(made).atoms.reshape(1, -1)

@@ -1,8 +1,39 @@
 """The torch twin: runs an ONNX graph in torch, one function an operator, one parameter an initializer.
 
-torch is imported here and nowhere else at the top of a module: import this package where it is needed.
+torch is imported when the twin is first asked for: without it the package can be imported all the same.
 """
 
-from onnxprune.torch_twin.module import Twin
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Twin"]
+from onnxprune.errors import BadInput
+from onnxprune.model_io import ModelSource, load
+
+if TYPE_CHECKING:
+    from onnxprune.torch_twin.module import Twin
+
+__all__ = ["Twin", "to_torch"]
+
+
+def to_torch(model: ModelSource, frozen: Sequence[str] = ()) -> "Twin":
+    """A torch module that computes what the model does; its parameters are the model's constants, by their own names.
+
+    `frozen` are globs of names that shall have no gradient. `Twin.write_back` puts trained values into a model.
+
+    Raises:
+        BadInput: the model cannot be read, or torch is not installed.
+    """
+    twin: Twin = __getattr__("Twin")(load(model).model, frozen)
+    return twin
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Twin":
+        raise AttributeError(f"module 'onnxprune.torch_twin' has no attribute {name!r}")
+    try:
+        from onnxprune.torch_twin.module import Twin
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise BadInput("the torch twin needs torch: pip install onnxprune[torch]") from error
+    return Twin

@@ -14,6 +14,8 @@ HELD = {
     "value_floats": np.float32,
     "value_int": np.int64,
     "value_ints": np.int64,
+    "value_string": np.object_,
+    "value_strings": np.object_,
 }
 """The attributes that a Constant node may hold its number in, and of what type that is; a tensor has its own."""
 
@@ -29,7 +31,7 @@ class Constant:
 
 
 def constants_of(model: ir.Model) -> list[Constant]:
-    """All constants but strings, in an order that a copy of the model shares."""
+    """All constants, in an order that a copy of the model shares."""
     taken: set[str] = set()
     found = []
     for value, tensor, replace in _all(model.graph):
@@ -46,18 +48,24 @@ Found = tuple[ir.Value, ir.TensorProtocol, Callable[[Array], None]]
 
 def _all(graph: ir.Graph) -> Iterator[Found]:
     for value in graph.initializers.values():
-        if value.const_value is not None and value.const_value.dtype != ir.DataType.STRING:
+        if value.const_value is not None:
             yield value, value.const_value, _in_initializer(value)
     for node in graph:
         held = next((name for name in HELD if name in node.attributes), None) if is_constant(node) else None
         if held is not None:
             attribute = node.attributes[held]
             kind = HELD[held]
-            tensor = attribute.as_tensor() if kind is None else ir.tensor(np.array(attribute.value, kind))
-            if tensor.dtype != ir.DataType.STRING:
-                yield node.outputs[0], tensor, _in_node(node)
+            tensor = attribute.as_tensor() if kind is None else _tensor(np.array(attribute.value, kind))
+            yield node.outputs[0], tensor, _in_node(node)
         for body in bodies(node):
             yield from _all(body)
+
+
+def _tensor(array: Array) -> ir.TensorProtocol:
+    if array.dtype != np.object_:
+        return ir.tensor(array)
+    texts = [text.encode() if isinstance(text, str) else text for text in array.reshape(-1)]
+    return ir.StringTensor(texts, shape=ir.Shape(array.shape))
 
 
 def is_constant(node: ir.Node) -> bool:

@@ -20,19 +20,28 @@ _told: set[str] = set()
 
 def fallback(node: ir.Node, model: ir.Model) -> Callable[..., Any]:
     """A function that computes the node outside of torch; it says so once for each operator."""
-    proto = ir.to_proto(node)
-    del proto.output[:]
-    proto.output.extend(value.name or "" for value in node.outputs)
+    made: list[onnx.NodeProto] = []
 
     def compute(call: Call, *inputs: Any) -> tuple[Any, ...]:
         if call.op_type not in _told:
             _told.add(call.op_type)
-            _log.warning("%s (%s) has no function in torch: it is computed without a gradient", call.op_type, call.name)
+            _log.warning("%s (%s) is not computed in torch, and without a gradient", call.op_type, call.name)
+        if not made:
+            made.append(_proto(node))
         given = [None if value is None else to_array(value) for value in inputs]
         device = next((value.device for value in inputs if isinstance(value, torch.Tensor)), None)
-        return tuple(to_tensor(np.asarray(found)).to(device) for found in _computed(proto, model, given))
+        results = [to_tensor(np.asarray(found)) for found in _computed(made[0], model, given)]
+        return tuple(found.to(device) if isinstance(found, torch.Tensor) else found for found in results)
 
     return compute
+
+
+def _proto(node: ir.Node) -> onnx.NodeProto:
+    """The node, with a name for each result that is read."""
+    proto = ir.to_proto(node)
+    del proto.output[:]
+    proto.output.extend(value.name or "" for value in node.outputs)
+    return proto
 
 
 def _computed(node: onnx.NodeProto, model: ir.Model, given: list[Any]) -> list[Any]:

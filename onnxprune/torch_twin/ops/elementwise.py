@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import reduce as fold
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,6 @@ from torch import Tensor
 from onnxprune.torch_twin.registry import OPS, Call, op
 from onnxprune.torch_twin.tensors import TORCH
 
-MICROSOFT = "com.microsoft"
 PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
     "Abs": torch.abs,
     "Acos": torch.acos,
@@ -126,16 +124,11 @@ def where(call: Call, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return torch.where(condition, x, y)
 
 
-@op("PRelu")
-def prelu(call: Call, x: Tensor, slope: Tensor) -> Tensor:
-    """The slope is broadcast from the right."""
-    return torch.where(x < 0, x * slope, x)
-
-
 @op("Cast")
 def cast(call: Call, x: Tensor) -> Tensor:
-    """To the type that an attribute names."""
-    return x.to(TORCH[ir.DataType(call.attr("to"))])
+    """To the type that an attribute names; quanta stay what they were rounded from."""
+    kind = TORCH[ir.DataType(call.attr("to"))]
+    return getattr(x, "exact", x).to(kind) if kind.is_floating_point else x.to(kind)
 
 
 @op("CastLike")
@@ -153,92 +146,11 @@ def clip(call: Call, x: Tensor, low: Tensor | None = None, high: Tensor | None =
     return x if high is None else torch.minimum(x, high)
 
 
-@op("LeakyRelu")
-def leaky_relu(call: Call, x: Tensor) -> Tensor:
-    """`alpha` below zero."""
-    return F.leaky_relu(x, call.attr("alpha", 0.01))
-
-
-@op("Elu")
-def elu(call: Call, x: Tensor) -> Tensor:
-    """`alpha` (eˣ − 1) below zero."""
-    return F.elu(x, call.attr("alpha", 1.0))
-
-
-@op("Celu")
-def celu(call: Call, x: Tensor) -> Tensor:
-    """`alpha` (e^(x/alpha) − 1) below zero."""
-    return F.celu(x, call.attr("alpha", 1.0))
-
-
-@op("Selu")
-def selu(call: Call, x: Tensor) -> Tensor:
-    """A scaled Elu."""
-    alpha, gamma = call.attr("alpha", 1.6732632423543772), call.attr("gamma", 1.0507009873554805)
-    return gamma * F.elu(x, alpha)
-
-
-@op("HardSigmoid")
-def hard_sigmoid(call: Call, x: Tensor) -> Tensor:
-    """A line between 0 and 1."""
-    return (x * call.attr("alpha", 0.2) + call.attr("beta", 0.5)).clamp(0, 1)
-
-
-@op("Softplus")
-def softplus(call: Call, x: Tensor) -> Tensor:
-    """log(1 + eˣ)."""
-    return F.softplus(x, threshold=30)
-
-
-@op("ThresholdedRelu")
-def thresholded_relu(call: Call, x: Tensor) -> Tensor:
-    """Nothing up to `alpha`."""
-    return torch.where(x > call.attr("alpha", 1.0), x, torch.zeros_like(x))
-
-
-@op("Shrink")
-def shrink(call: Call, x: Tensor) -> Tensor:
-    """Nothing near zero, and nearer to it elsewhere."""
-    bias, lambd = call.attr("bias", 0.0), call.attr("lambd", 0.5)
-    return torch.where(x < -lambd, x + bias, torch.where(x > lambd, x - bias, torch.zeros_like(x)))
-
-
 @op("IsInf")
 def is_inf(call: Call, x: Tensor) -> Tensor:
     """Of the signs asked for."""
     high, low = call.attr("detect_positive", 1), call.attr("detect_negative", 1)
     return torch.isinf(x) & (((x > 0) & bool(high)) | ((x < 0) & bool(low)))
-
-
-@op("Gelu")
-@op("Gelu", domain=MICROSOFT)
-def gelu(call: Call, x: Tensor) -> Tensor:
-    """Exact, or by tanh."""
-    return F.gelu(x, approximate=call.attr("approximate", "none"))
-
-
-@op("BiasGelu", domain=MICROSOFT)
-def bias_gelu(call: Call, x: Tensor, bias: Tensor) -> Tensor:
-    """Exact, behind a bias."""
-    return F.gelu(x + bias)
-
-
-@op("FastGelu", domain=MICROSOFT)
-def fast_gelu(call: Call, x: Tensor, bias: Tensor | None = None) -> Tensor:
-    """By tanh, behind a bias where there is one."""
-    return F.gelu(x if bias is None else x + bias, approximate="tanh")
-
-
-@op("QuickGelu", domain=MICROSOFT)
-def quick_gelu(call: Call, x: Tensor) -> Tensor:
-    """x σ(αx)."""
-    return x * torch.sigmoid(call.attr("alpha", 1.702) * x)
-
-
-@op("Swish")
-def swish(call: Call, x: Tensor) -> Tensor:
-    """x σ(αx)."""
-    return x * torch.sigmoid(call.attr("alpha", 1.0) * x)
 
 
 @op("BitShift")
@@ -248,6 +160,13 @@ def bit_shift(call: Call, x: Tensor, by: Tensor) -> Tensor:
     return (wide << count if call.attr("direction") == "LEFT" else wide >> count).to(x.dtype)
 
 
-def numpy_type(dtype: np.dtype[Any]) -> torch.dtype:
-    """torch's name of a numpy type."""
-    return TORCH[ir.DataType.from_numpy(dtype)]
+@op("BitCast")
+def bit_cast(call: Call, x: Tensor) -> Tensor:
+    """The same bits as another type."""
+    return x.view(TORCH[ir.DataType(call.attr("to"))])
+
+
+@op("GatedAdd", domain="com.microsoft")
+def gated_add(call: Call, x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+    """One tensor, and a share of another."""
+    return x + y * gate

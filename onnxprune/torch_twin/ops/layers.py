@@ -1,7 +1,6 @@
-"""Layers and pools: products with weights, and what slides over space."""
+"""Layers: products with weights, and the padding of what slides over space."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +14,6 @@ TURNED: dict[int, Callable[..., Tensor]] = {
     2: F.conv_transpose2d,
     3: F.conv_transpose3d,
 }
-LARGEST: dict[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-MEAN: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 def pads_of(call: Call, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -59,8 +56,10 @@ def conv_transpose(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = 
     """The whole result is cut at its borders by the padding, `output_shape` and `auto_pad` resolved."""
     rank = weight.ndim - 2
     strides, dilations = call.attr("strides") or [1] * rank, call.attr("dilations") or [1] * rank
-    extra = call.attr("output_padding") or [0] * rank
+    extra = list(call.attr("output_padding") or [0] * rank)
     whole = TURNED[rank](x, weight, bias, strides, 0, 0, call.attr("group", 1), dilations)
+    for axis, size in enumerate((call.attr("output_shape") or [])[-rank:]):
+        extra[axis] = max(extra[axis], size - whole.shape[2 + axis])
     full = [n + e for n, e in zip(whole.shape[2:], extra, strict=True)]
     begin, end = _borders(call, x.shape[2:], full, strides, rank)
     for axis, (low, high, e) in enumerate(zip(begin, end, extra, strict=True)):
@@ -118,7 +117,9 @@ def matmul(call: Call, a: Tensor, b: Tensor) -> Tensor:
 
 @op("FusedMatMul", domain="com.microsoft")
 def fused_matmul(call: Call, a: Tensor, b: Tensor) -> Tensor:
-    """α A B, either side turned."""
+    """α A B, either side turned, or with its first axis behind the batch axes."""
+    a = a.movedim(0, -2) if call.attr("transBatchA", 0) else a
+    b = b.movedim(0, -2) if call.attr("transBatchB", 0) else b
     a = a.transpose(-1, -2) if call.attr("transA", 0) else a
     b = b.transpose(-1, -2) if call.attr("transB", 0) else b
     return call.attr("alpha", 1.0) * torch.matmul(a, b)
@@ -128,92 +129,3 @@ def fused_matmul(call: Call, a: Tensor, b: Tensor) -> Tensor:
 def einsum(call: Call, *operands: Tensor) -> Tensor:
     """By its equation."""
     return torch.einsum(call.attr("equation"), *operands)
-
-
-@op("MaxPool")
-def max_pool(call: Call, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-    """Padding counts as less than anything; where indices are asked for, they count over the whole input."""
-    kernel, rank = call.attr("kernel_shape"), len(call.attr("kernel_shape"))
-    begin, end = pads_of(call, x.shape[2:], kernel)
-    strides, dilations = call.attr("strides") or [1] * rank, call.attr("dilations") or [1] * rank
-    if call.attr("ceil_mode", 0):
-        end = _reached(x.shape[2:], kernel, strides, dilations, begin, end)
-    if call.outputs < 2:
-        x = padded(x, begin, end, float("-inf") if x.is_floating_point() else torch.iinfo(x.dtype).min)
-        return torch.as_tensor(LARGEST[rank](x, kernel, strides, 0, dilations))
-    places = torch.arange(x.numel(), device=x.device).reshape(x.shape)
-    far = padded(x, begin, end, float("-inf"))
-    found, inside = LARGEST[rank](far, kernel, strides, 0, dilations, return_indices=True)
-    known = padded(places.to(torch.float64), begin, end, -1.0).flatten(2).gather(2, inside.flatten(2))
-    return found, known.reshape(found.shape).to(torch.int64)
-
-
-def _reached(
-    sizes: Sequence[int],
-    kernel: Sequence[int],
-    strides: Sequence[int],
-    dilations: Sequence[int],
-    begin: Sequence[int],
-    end: Sequence[int],
-) -> list[int]:
-    """The padding behind each axis that lets a last, partial window lie inside."""
-    found = []
-    for n, k, s, d, b, e in zip(sizes, kernel, strides, dilations, begin, end, strict=True):
-        span = (k - 1) * d + 1
-        count = -(-(n + b + e - span) // s) + 1
-        count -= int((count - 1) * s >= n + b)
-        found.append(max((count - 1) * s + span - n - b, 0))
-    return found
-
-
-@op("AveragePool")
-def average_pool(call: Call, x: Tensor) -> Tensor:
-    """Padding counts or not; a last, partial window counts what of it lies inside."""
-    kernel = call.attr("kernel_shape")
-    rank = len(kernel)
-    begin, end = pads_of(call, x.shape[2:], kernel)
-    strides, dilations = call.attr("strides") or [1] * rank, call.attr("dilations") or [1] * rank
-    counted = torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device)
-    if call.attr("count_include_pad", 0):
-        x, counted = padded(x, begin, end), padded(counted, begin, end, 1.0)
-        begin, end = [0] * rank, [0] * rank
-    if call.attr("ceil_mode", 0):
-        end = _reached(x.shape[2:], kernel, strides, dilations, begin, end)
-    if any(d > 1 for d in dilations):
-        return _dilated_mean(padded(x, begin, end), padded(counted, begin, end), kernel, strides, dilations)
-    short = [max(k - n - b - e, 0) for k, n, b, e in zip(kernel, x.shape[2:], begin, end, strict=True)]
-    end = [e + s for e, s in zip(end, short, strict=True)]  # the runtime gives a result where no window fits
-    x, counted = padded(x, begin, end), padded(counted, begin, end)
-    return MEAN[rank](x, kernel, strides) / MEAN[rank](counted, kernel, strides)
-
-
-def _dilated_mean(
-    x: Tensor, counted: Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
-) -> Tensor:
-    rank, channels = len(kernel), x.shape[1]
-    ones = torch.ones((channels, 1, *kernel), dtype=x.dtype, device=x.device)
-    total = CONV[rank](x, ones, None, strides, 0, dilations, channels)
-    return total / CONV[rank](counted, ones[:1], None, strides, 0, dilations)
-
-
-@op("LpPool")
-def lp_pool(call: Call, x: Tensor) -> Tensor:
-    """The p-norm of each window."""
-    kernel, power = call.attr("kernel_shape"), call.attr("p", 2)
-    rank = len(kernel)
-    begin, end = pads_of(call, x.shape[2:], kernel)
-    strides = call.attr("strides") or [1] * rank
-    windows = MEAN[rank](padded(x.abs() ** power, begin, end), kernel, strides)
-    return (windows * torch.Size(kernel).numel()) ** (1 / power)
-
-
-@op("GlobalAveragePool")
-def global_average_pool(call: Call, x: Tensor) -> Tensor:
-    """Over all spatial axes."""
-    return x.mean(dim=tuple(range(2, x.ndim)), keepdim=True)
-
-
-@op("GlobalMaxPool")
-def global_max_pool(call: Call, x: Tensor) -> Tensor:
-    """Over all spatial axes."""
-    return x.flatten(2).amax(2).reshape(*x.shape[:2], *(1 for _ in x.shape[2:]))

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from onnxprune.torch_twin.registry import Call, op
+
+MICROSOFT = "com.microsoft"
 
 
 def integers(value: Tensor | Sequence[int] | None) -> list[int] | None:
@@ -17,7 +18,7 @@ def integers(value: Tensor | Sequence[int] | None) -> list[int] | None:
     return None if value is None else list(value)
 
 
-@op("Reshape")
+@op("Reshape", numbers=(1,))
 def reshape(call: Call, x: Tensor, shape: Tensor | None = None) -> Tensor:
     """Zero takes a size over, unless `allowzero`."""
     sizes = integers(shape if shape is not None else call.attr("shape")) or []
@@ -40,14 +41,15 @@ def transpose(call: Call, x: Tensor) -> Tensor:
     return x.permute(call.attr("perm") or list(reversed(range(x.ndim))))
 
 
-@op("Squeeze")
+@op("Squeeze", numbers=(1,))
 def squeeze(call: Call, x: Tensor, axes: Tensor | None = None) -> Tensor:
     """Without the axes named, or without all of size one."""
     named = integers(axes if axes is not None else call.attr("axes"))
     return x.squeeze() if named is None else x.squeeze(tuple(named))
 
 
-@op("Unsqueeze")
+@op("ExpandDims", domain=MICROSOFT, numbers=(1,))
+@op("Unsqueeze", numbers=(1,))
 def unsqueeze(call: Call, x: Tensor, axes: Tensor | None = None) -> Tensor:
     """With axes of size one where the result has those named."""
     named = integers(axes if axes is not None else call.attr("axes")) or []
@@ -63,7 +65,7 @@ def concat(call: Call, *values: Tensor) -> Tensor:
     return torch.cat(values, call.attr("axis"))
 
 
-@op("Split")
+@op("Split", numbers=(1,))
 def split(call: Call, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
     """Into parts of given sizes, or of equal ones, of which the last may be smaller."""
     axis = call.attr("axis", 0)
@@ -74,7 +76,7 @@ def split(call: Call, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, .
     return tuple(torch.split(x, -(-x.shape[axis] // parts), axis))
 
 
-@op("Slice")
+@op("Slice", numbers=(1, 2, 3, 4))
 def slice_(
     call: Call,
     x: Tensor,
@@ -102,67 +104,16 @@ def _backwards(x: Tensor, axis: int, part: slice) -> Tensor:
     return x.index_select(axis, torch.tensor(places, dtype=torch.int64, device=x.device))
 
 
-@op("Expand")
+@op("Expand", numbers=(1,))
 def expand(call: Call, x: Tensor, shape: Tensor) -> Tensor:
     """Broadcast against a shape."""
     return x.expand(torch.broadcast_shapes(x.shape, tuple(integers(shape) or [])))
 
 
-@op("Tile")
+@op("Tile", numbers=(1,))
 def tile(call: Call, x: Tensor, repeats: Tensor) -> Tensor:
     """Repeated along each axis."""
     return x.repeat(integers(repeats) or [])
-
-
-@op("Pad")
-def pad(
-    call: Call, x: Tensor, pads: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None
-) -> Tensor:
-    """By a constant, the edge, reflection or from the other end; negative padding cuts."""
-    given = integers(pads if pads is not None else call.attr("pads")) or []
-    named = integers(axes) or list(range(len(given) // 2))
-    begin, end = [0] * x.ndim, [0] * x.ndim
-    for place, axis in enumerate(named):
-        begin[axis % x.ndim], end[axis % x.ndim] = given[place], given[place + len(named)]
-    mode = call.attr("mode", "constant")
-    if mode == "constant":
-        fill = call.attr("value", 0.0) if value is None else value.item()
-        return F.pad(x, [side for pair in reversed(list(zip(begin, end, strict=True))) for side in pair], value=fill)
-    for axis in range(x.ndim):
-        x = x.index_select(axis, _places(x.shape[axis], begin[axis], end[axis], mode).to(x.device))
-    return x
-
-
-def _places(size: int, begin: int, end: int, mode: str) -> Tensor:
-    """Where each position of a padded axis is taken from."""
-    places = torch.arange(-begin, size + end)
-    if mode == "edge":
-        return places.clamp(0, size - 1)
-    if mode == "wrap":
-        return places % size
-    period = max(2 * (size - 1), 1)
-    places = places % period
-    return torch.where(places < size, places, period - places)
-
-
-@op("DepthToSpace")
-def depth_to_space(call: Call, x: Tensor) -> Tensor:
-    """Channels to space, in either order."""
-    size = call.attr("blocksize")
-    if call.attr("mode", "DCR") == "CRD":
-        return F.pixel_shuffle(x, size)
-    batch, channels, height, width = x.shape
-    cut = x.reshape(batch, size, size, channels // size**2, height, width)
-    return cut.permute(0, 3, 4, 1, 5, 2).reshape(batch, channels // size**2, height * size, width * size)
-
-
-@op("SpaceToDepth")
-def space_to_depth(call: Call, x: Tensor) -> Tensor:
-    """Space to channels, blocks first."""
-    size = call.attr("blocksize")
-    batch, channels, height, width = x.shape
-    cut = x.reshape(batch, channels, height // size, size, width // size, size)
-    return cut.permute(0, 3, 5, 1, 2, 4).reshape(batch, channels * size**2, height // size, width // size)
 
 
 @op("Shape")

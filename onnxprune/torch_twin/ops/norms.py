@@ -12,6 +12,11 @@ MICROSOFT = "com.microsoft"
 @op("BatchNormalization")
 def batch_norm(call: Call, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """With the running statistics, also while training."""
+    if mean.requires_grad or variance.requires_grad:
+        mean, variance, scale, shift = (
+            v.reshape(-1, *(1 for _ in x.shape[2:])) for v in (mean, variance, scale, shift)
+        )
+        return (x - mean) * torch.rsqrt(variance + call.attr("epsilon", 1e-5)) * scale + shift
     return F.batch_norm(x, mean, variance, scale, shift, False, 0.0, call.attr("epsilon", 1e-5))
 
 
@@ -88,8 +93,10 @@ def lp_norm(call: Call, x: Tensor) -> Tensor:
 @op("LRN")
 def local_response_norm(call: Call, x: Tensor) -> Tensor:
     """Channels against their neighbours."""
-    settings = call.attr("alpha", 1e-4), call.attr("beta", 0.75), call.attr("bias", 1.0)
-    return F.local_response_norm(x, call.attr("size"), *settings)
+    size = call.attr("size")
+    before = (size - 1) // 2
+    squares = F.pad((x**2).flatten(2), [0, 0, before, size - 1 - before]).unfold(1, size, 1).sum(-1).reshape(x.shape)
+    return x / (call.attr("bias", 1.0) + call.attr("alpha", 1e-4) / size * squares) ** call.attr("beta", 0.75)
 
 
 @op("MeanVarianceNormalization")

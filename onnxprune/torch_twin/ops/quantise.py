@@ -1,40 +1,96 @@
-"""Numbers to quanta and back, and layers of quanta; rounding has the gradient of the identity inside its range."""
+"""Numbers to quanta and back. Rounding has the gradient of the identity inside its range, as long as quanta are read
+by an operator that knows of it: they carry the numbers that they were rounded from, with their history.
+"""
 
+from typing import Any
+
+import onnx_ir as ir
 import torch
 from torch import Tensor
 
 from onnxprune.torch_twin.registry import Call, op
+from onnxprune.torch_twin.tensors import TORCH
 
+MICROSOFT = "com.microsoft"
 WIDE = torch.int32
+SHORT = {ir.DataType.INT4: (-8, 7), ir.DataType.UINT4: (0, 15), ir.DataType.INT2: (-2, 1), ir.DataType.UINT2: (0, 3)}
+"""The ends of types that torch holds in bytes."""
 
 
-def _along(call: Call, scale: Tensor, x: Tensor) -> Tensor:
+class _Round(torch.autograd.Function):  # type: ignore[misc]  # torch is not checked
+    """Rounding to even, with the gradient of the identity."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """The rounded number."""
+        return torch.round(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """The gradient as it comes."""
+        return gradient
+
+
+def rounded(x: Tensor) -> Tensor:
+    """Rounded to even, with the gradient of the identity."""
+    found: Tensor = _Round.apply(x)
+    return found
+
+
+def quanta(exact: Tensor, kind: torch.dtype) -> Tensor:
+    """Whole numbers of a type, which carry `exact`, the same as numbers that have a gradient."""
+    found = exact.detach().to(kind)
+    if exact.requires_grad:
+        found.exact = exact
+    return found
+
+
+def exact_of(x: Tensor, kind: torch.dtype) -> Tensor:
+    """Quanta as numbers of a type with a gradient, where they carry it."""
+    exact: Tensor = getattr(x, "exact", x)
+    return exact.to(kind)
+
+
+def along(call: Call, scale: Tensor, x: Tensor, axis: int = 1) -> Tensor:
     """Scales of one axis, laid along it; of blocks, repeated."""
-    if scale.ndim == 0 or scale.numel() == 1:
+    if scale.numel() == 1:
         return scale.reshape(())
-    axis = call.attr("axis", 1) % x.ndim
+    axis = call.attr("axis", axis) % x.ndim
     if (block := call.attr("block_size", 0)) > 0:
         return scale.repeat_interleave(block, axis).narrow(axis, 0, x.shape[axis])
     return scale.reshape([-1 if a == axis else 1 for a in range(x.ndim)])
 
 
-@op("DequantizeLinear", domain="com.microsoft")
+@op("DequantizeLinear", domain=MICROSOFT)
 @op("DequantizeLinear")
 def dequantise(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     """(x − zero) · scale."""
-    wide = x.to(WIDE) if zero is None else x.to(WIDE) - _along(call, zero.to(WIDE), x)
-    return wide.to(scale.dtype) * _along(call, scale, x)
+    if x.is_floating_point():
+        return x.to(scale.dtype) * along(call, scale, x)
+    wide = exact_of(x, scale.dtype) if hasattr(x, "exact") else x.to(torch.int64)
+    wide = wide if zero is None else wide - along(call, zero.to(torch.int64), x)
+    found = wide.to(scale.dtype) * along(call, scale, x)
+    wanted = call.attr("output_dtype", 0)
+    return found.to(TORCH[wanted]) if wanted else found
 
 
-@op("QuantizeLinear", domain="com.microsoft")
+@op("QuantizeLinear", domain=MICROSOFT)
 @op("QuantizeLinear")
 def quantise(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     """Rounded to even, cut off at the ends of the type of `zero`."""
-    kind = torch.uint8 if zero is None else zero.dtype
+    told = ir.DataType(call.attr("output_dtype", 0) or (len(call.types) > 2 and call.types[2]) or ir.DataType.UINT8)
+    return requantised(x, along(call, scale, x), zero if zero is None else along(call, zero, x), told)
+
+
+def requantised(x: Tensor, scale: Tensor, zero: Tensor | None, told: ir.DataType | None = None) -> Tensor:
+    """Quanta of a type that the graph tells, or of that of `zero`."""
+    kind = zero.dtype if told is None and zero is not None else TORCH[told or ir.DataType.UINT8]
+    if kind.is_floating_point:
+        raise NotImplementedError("its quanta are no whole numbers")
+    whole = rounded(x / scale)
     ends = torch.iinfo(kind)
-    wide = torch.round(x / _along(call, scale, x))
-    wide = wide if zero is None else wide + _along(call, zero.to(WIDE), x)
-    return wide.clamp(ends.min, ends.max).to(kind)
+    low, high = SHORT.get(told, (ends.min, ends.max)) if told else (ends.min, ends.max)
+    return quanta((whole if zero is None else whole + zero.to(torch.int64)).clamp(low, high), kind)
 
 
 @op("DynamicQuantizeLinear")
@@ -42,34 +98,7 @@ def dynamic_quantise(call: Call, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The range includes zero."""
     low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
     scale = (high - low) / 255
-    zero = torch.round((0 - low) / scale).clamp(0, 255) if float(scale) > 0 else torch.zeros_like(scale)
-    quanta = torch.round(x / scale) + zero if float(scale) > 0 else torch.zeros_like(x)
-    return quanta.clamp(0, 255).to(torch.uint8), scale, zero.to(torch.uint8)
-
-
-def _less(x: Tensor, zero: Tensor | None, axis: int) -> Tensor:
-    """Quanta less what stands for zero, in double precision, which holds their products."""
-    wide = x.to(torch.float64)
-    if zero is None:
-        return wide
-    shift = zero.to(torch.float64)
-    return wide - (shift if shift.ndim == 0 else shift.reshape([-1 if a == axis else 1 for a in range(x.ndim)]))
-
-
-@op("MatMulInteger")
-def matmul_integer(
-    call: Call, a: Tensor, b: Tensor, a_zero: Tensor | None = None, b_zero: Tensor | None = None
-) -> Tensor:
-    """Sums of products of quanta."""
-    return (_less(a, a_zero, a.ndim - 2) @ _less(b, b_zero, b.ndim - 1)).to(WIDE)
-
-
-@op("ConvInteger")
-def conv_integer(
-    call: Call, x: Tensor, weight: Tensor, x_zero: Tensor | None = None, weight_zero: Tensor | None = None
-) -> Tensor:
-    """A convolution of quanta."""
-    from onnxprune.torch_twin.ops.layers import conv
-
-    found: Tensor = conv(call, _less(x, x_zero, 1), _less(weight, weight_zero, 0))
-    return found.round().to(WIDE)
+    if float(scale) == 0:
+        return torch.zeros_like(x, dtype=torch.uint8), scale, torch.zeros_like(scale, dtype=torch.uint8)
+    zero = torch.round((0 - low) / scale).clamp(0, 255)
+    return quanta((rounded(x / scale) + zero).clamp(0, 255), torch.uint8), scale, quanta(zero, torch.uint8)

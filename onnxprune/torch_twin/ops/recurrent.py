@@ -1,19 +1,32 @@
 """LSTM, GRU and RNN, step by step, in either direction or both."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from onnxprune.torch_twin.registry import Call, op
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "Sigmoid": torch.sigmoid,
-    "Tanh": torch.tanh,
+PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
     "Relu": torch.relu,
-    "Softsign": torch.nn.functional.softsign,
-    "Softplus": torch.nn.functional.softplus,
+    "Sigmoid": torch.sigmoid,
+    "Softplus": F.softplus,
+    "Softsign": F.softsign,
+    "Tanh": torch.tanh,
 }
+WITH_ALPHA: dict[str, tuple[float, Callable[[Tensor, float], Tensor]]] = {
+    "Elu": (1.0, F.elu),
+    "LeakyRelu": (0.01, F.leaky_relu),
+    "ThresholdedRelu": (1.0, lambda x, a: torch.where(x > a, x, torch.zeros_like(x))),
+}
+WITH_BOTH: dict[str, tuple[float, float, Callable[[Tensor, float, float], Tensor]]] = {
+    "Affine": (1.0, 0.0, lambda x, a, b: a * x + b),
+    "HardSigmoid": (0.2, 0.5, lambda x, a, b: (a * x + b).clamp(0, 1)),
+    "ScaledTanh": (1.0, 1.0, lambda x, a, b: a * torch.tanh(b * x)),
+}
+"""Activations by name, those with a number or two of their own with what these are where none are given."""
 States = tuple[Tensor, ...]
 Step = Callable[[Tensor, States], States]
 """From the products of an input with its weights, and the states, to the next states, the output first."""
@@ -21,8 +34,18 @@ Step = Callable[[Tensor, States], States]
 
 def _functions(call: Call, direction: int, default: Sequence[str]) -> list[Callable[[Tensor], Tensor]]:
     names = call.attr("activations") or list(default) * 2
-    own = names[direction * len(default) : (direction + 1) * len(default)]
-    return [ACTIVATIONS[name] for name in own]
+    alphas, betas = iter(call.attr("activation_alpha") or ()), iter(call.attr("activation_beta") or ())
+    found: list[Callable[[Tensor], Tensor]] = []
+    for name in names:
+        if name in PLAIN:
+            found.append(PLAIN[name])
+        elif name in WITH_ALPHA:
+            alpha, one = WITH_ALPHA[name]
+            found.append(partial(lambda x, f, a: f(x, a), f=one, a=next(alphas, alpha)))
+        else:
+            alpha, beta, two = WITH_BOTH[name]
+            found.append(partial(lambda x, f, a, b: f(x, a, b), f=two, a=next(alphas, alpha), b=next(betas, beta)))
+    return found[direction * len(default) : (direction + 1) * len(default)]
 
 
 def _clipped(call: Call, x: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ REDUCED: dict[str, Callable[[Tensor, Axes], Tensor]] = {
 """What each makes of a tensor along some axes, which stay with size one."""
 
 
-@op(*REDUCED)
+@op(*REDUCED, numbers=(1,))
 def reduction(call: Call, x: Tensor, axes: Tensor | None = None) -> Tensor:
     """Along the axes named by attribute or input; along all where none is."""
     named = integers(axes if axes is not None else call.attr("axes"))

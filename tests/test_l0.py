@@ -1,0 +1,92 @@
+"""`l0`: gates learn which channels to close, and a price on what stays brings them to the budget."""
+
+import itertools
+
+import numpy as np
+import onnx
+import pytest
+from graph_text import Weights, model_from_text
+from model_counts import macs
+from pipeline_case import pictures, prune, tiny, widths
+
+from onnxprune.allocate import Widths
+from onnxprune.errors import BadInput, BudgetNotMet
+from onnxprune.greedy import by_threshold
+
+torch = pytest.importorskip("torch")
+
+BODY = """a = Conv <pads=[1,1,1,1]> (x, a_w, a_b) ah = Relu (a) b = Conv <pads=[1,1,1,1]> (ah, b_w, b_b) bh = Relu (b)
+    p = GlobalAveragePool (bh) f = Flatten (p) y = Gemm (f, y_w, y_b)"""
+SHAPES: Weights = {"a_w": (12, 3, 3, 3), "a_b": (12,), "b_w": (12, 12, 3, 3), "b_b": (12,), "y_w": (12, 5), "y_b": (5,)}
+
+
+def idle(gone_a: list[int], gone_b: list[int]) -> onnx.ModelProto:
+    """A network that hardly reads some of its channels."""
+    rng = np.random.default_rng(3)
+    weights: Weights = {
+        name: (rng.standard_normal(shape) * np.prod(shape[1:] or (9,)) ** -0.5).astype(np.float32)
+        for name, shape in SHAPES.items()
+    }
+    weights["b_w"][:, gone_a] *= 1e-3
+    weights["y_w"][gone_b] *= 1e-3
+    return model_from_text("(float[N,3,16,16] x) => (float[N,5] y)", BODY, weights)
+
+
+def test_gates_of_channels_that_do_nothing_close_and_the_budget_is_met() -> None:
+    model = idle([1, 4, 5, 9], [0, 2, 7])
+    result = prune(model, pictures(64), method="l0", macs=0.55, rebuild="none")
+    removed = {g.name: sorted(set(range(12)) - set(g.kept)) for g in result.plan.groups}
+    assert set(removed["Conv:a"]) >= {1, 4, 5, 9}
+    assert set(removed["Conv:b"]) >= {0, 2, 7}
+    assert 0.45 < macs(result.model) / macs(model) <= 0.55
+    assert result.report.allocation.startswith("l0")
+
+
+def test_the_report_tells_where_the_gates_ended() -> None:
+    report = prune(idle([1, 4, 5, 9], [0, 2, 7]), pictures(64), method="l0", macs=0.55).report
+    (told,) = [note for note in report.notes if note.startswith("L0 gates")]
+    expected = float(told.split("steps ")[1].split("%")[0]) / 100
+    assert abs(expected - 0.55) < 0.15
+    assert "of 24 gates are shut" in told
+
+
+def test_the_same_seed_closes_the_same_gates() -> None:
+    one, same, other = (tiny(method="l0", macs=0.6, seed=seed).plan.groups for seed in (0, 0, 1))
+    assert one == same
+    assert {g.name for g in one} == {g.name for g in other}
+
+
+def test_a_ratio_takes_the_worst_of_every_group() -> None:
+    result = tiny(method="l0", ratio=0.25, rebuild="none")
+    assert widths(result.model) == {"c0_w": 6, "c1_w": 6}
+
+
+def test_one_threshold_gives_the_widest_groups_that_meet_the_budget() -> None:
+    rng = np.random.default_rng(7)
+    for _ in range(50):
+        scores = [rng.standard_normal(n) for n in (5, 8, 3)]
+        candidates = [list(range(1, len(s) + 1)) for s in scores]
+        price = rng.uniform(0.5, 2, 3)
+
+        def cost(at: Widths, price: np.ndarray = price) -> float:
+            return float(at @ price)
+
+        target = float(rng.uniform(price.sum(), sum(p * len(s) for p, s in zip(price, scores, strict=True))))
+        found = by_threshold(scores, candidates, cost, target)
+        every = [-np.inf, *itertools.chain(*scores)]
+        allowed = [np.array([max(1, int(np.sum(s > t))) for s in scores]) for t in every]
+        best = max((w for w in allowed if cost(w) <= target), key=lambda w: int(w.sum()))
+        np.testing.assert_array_equal(found, best)
+
+
+def test_groups_without_scores_keep_their_width_and_a_budget_out_of_reach_is_refused() -> None:
+    found = by_threshold([None, np.array([1.0, 2.0])], [[1, 2, 3], [1, 2]], lambda w: float(w.sum()), 4.0)
+    np.testing.assert_array_equal(found, [3, 1])
+    with pytest.raises(BudgetNotMet):
+        tiny(method="l0", macs=0.0001)
+
+
+def test_without_torch_the_method_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    with pytest.raises(BadInput, match=r"pip install 'onnxprune\[torch\]'"):
+        tiny(method="l0", macs=0.6)
