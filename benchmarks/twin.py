@@ -28,7 +28,9 @@ from onnxprune.runtime import open_session, run
 
 TOLERANCE, SLOWER = 1e-4, 1.25
 BATCH, THREADS, STEPS = 256, 2, 7
-EXCEPTED: dict[str, str] = {}
+EXCEPTED = {
+    "ddddocr/common_old": "every layer rounds to quanta anew: a last bit of a Sigmoid moves some of them to the next",
+}
 """Models that may differ (by glob), and why."""
 
 

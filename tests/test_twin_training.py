@@ -21,7 +21,7 @@ UNKNOWN = ("NonZero", "NonMaxSuppression", "Unique", "Compress")
 def movable(case: Case) -> bool:
     """Cases that read no computed number, but those that the operator takes as such."""
     text = str(case)
-    read = ("RoiAlign", "CropAndResize", "DynamicQuantize", "GroupQuery", "If ", "Loop", "ArgM", *UNKNOWN)
+    read = ("RoiAlign", "CropAndResize", "DynamicQuantize", "GroupQuery", "NonMax", "If ", "Loop", "ArgM", *UNKNOWN)
     return not any(name in text for name in read)
 
 

@@ -9,6 +9,8 @@ MS = "com.microsoft."
 CASES: list[Case] = [
     case("y = Reshape (x, s)", x=(2, 6), s=I([0, -1, 2])),
     case("y = Reshape <allowzero = 1> (x, s)", x=(0, 6), s=I([3, 0]), smooth=False),
+    case("y = Reshape (x, s)", x=(0, 6), s=I([-1, 3]), smooth=False),
+    case("y = Flatten (x)", x=(0, 3, 4), smooth=False),
     case("y = Flatten (x)", x=(2, 3, 4)),
     case("y = Flatten <axis = 0> (x)", x=(2, 3)),
     case("y = Flatten <axis = -1> (x)", x=(2, 3, 4)),

@@ -32,7 +32,7 @@ def flatten(call: Call, x: Tensor) -> Tensor:
     """Into two axes."""
     axis = call.attr("axis", 1)
     axis = axis + x.ndim if axis < 0 else axis
-    return x.reshape(torch.Size(x.shape[:axis]).numel(), -1)
+    return x.reshape(torch.Size(x.shape[:axis]).numel(), torch.Size(x.shape[axis:]).numel())
 
 
 @op("Transpose")

@@ -82,12 +82,12 @@ def quantise(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -
     return requantised(x, along(call, scale, x), zero if zero is None else along(call, zero, x), told)
 
 
-def requantised(x: Tensor, scale: Tensor, zero: Tensor | None, told: ir.DataType | None = None) -> Tensor:
-    """Quanta of a type that the graph tells, or of that of `zero`."""
+def requantised(x: Tensor, scale: Tensor | None, zero: Tensor | None, told: ir.DataType | None = None) -> Tensor:
+    """Quanta of a type that the graph tells, or of that of `zero`; without a scale, of numbers that are scaled."""
     kind = zero.dtype if told is None and zero is not None else TORCH[told or ir.DataType.UINT8]
     if kind.is_floating_point:
         raise NotImplementedError("its quanta are no whole numbers")
-    whole = rounded(x / scale)
+    whole = rounded(x if scale is None else x / scale)
     ends = torch.iinfo(kind)
     low, high = SHORT.get(told, (ends.min, ends.max)) if told else (ends.min, ends.max)
     return quanta((whole if zero is None else whole + zero.to(torch.int64)).clamp(low, high), kind)
@@ -98,7 +98,7 @@ def dynamic_quantise(call: Call, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The range includes zero."""
     low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
     scale = (high - low) / 255
-    if float(scale) == 0:
+    if float(scale.detach()) == 0:
         return torch.zeros_like(x, dtype=torch.uint8), scale, torch.zeros_like(scale, dtype=torch.uint8)
     zero = torch.round((0 - low) / scale).clamp(0, 255)
     return quanta((rounded(x / scale) + zero).clamp(0, 255), torch.uint8), scale, quanta(zero, torch.uint8)

@@ -59,7 +59,8 @@ def quantised_conv(
     found: Tensor = conv(
         call, less(x, x_zero, 1), less(weight, weight_zero, 0), None if bias is None else bias.double()
     )
-    return requantised(found * _laid(x_scale * weight_scale / scale, found, 1), torch.ones_like(scale), zero)
+    # In single precision, as onnxruntime has it: other roundings are often another quantum.
+    return requantised(found.to(scale.dtype) * _laid(x_scale * weight_scale / scale, found, 1), None, zero)
 
 
 @op("QLinearMatMul")
@@ -76,8 +77,8 @@ def quantised_matmul(
 ) -> Tensor:
     """A product of quanta, brought to others."""
     found = less(a, a_zero, -2) @ less(b, b_zero, -1)
-    found = found * _laid(a_scale, found, -2) * _laid(b_scale, found, -1)
-    return requantised(found, scale, zero)
+    ratio = _laid(a_scale, found, -2) * _laid(b_scale, found, -1) / scale
+    return requantised(found.to(scale.dtype) * ratio, None, zero)
 
 
 @op("QGemm", domain=MICROSOFT)
@@ -98,8 +99,9 @@ def quantised_gemm(
     left, right = less(a, a_zero, -1), less(b, b_zero, 0 if turned else 1)
     left, right = left.T if call.attr("transA", 0) else left, right.T if turned else right
     found = left @ right if c is None else left @ right + c.double() / call.attr("alpha", 1.0)
-    found = found * call.attr("alpha", 1.0) * a_scale * b_scale
-    return found.to(a_scale.dtype) if scale is None else requantised(found, scale, zero)
+    ratio = call.attr("alpha", 1.0) * a_scale * b_scale
+    found = found.to(a_scale.dtype)
+    return found * ratio if scale is None else requantised(found * (ratio / scale), None, zero)
 
 
 @op("MatMulIntegerToFloat", domain=MICROSOFT)
