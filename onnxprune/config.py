@@ -119,7 +119,7 @@ class Config(BaseModel):
         "distill: the original's answers, no labels; ce, mse: labels (mse: else the answers); or your own function.",
         "distill|ce|mse|MODULE:FUNCTION",
     )
-    temperature: float = option(4.0, TUNING, "Softens classes in distillation.", "NUMBER", gt=0)
+    temperature: float = option(20.0, TUNING, "Softens classes in distillation.", "NUMBER", gt=0)
     match_features: bool = option(False, TUNING, "Match what layers read as well, on the channels that stay.")
     train_samples: int | None = option(None, TUNING, "Training inputs; all if not given.", ge=1)
     train_batch: int = option(64, TUNING, "Inputs a step, of each process.", ge=1)
@@ -130,7 +130,7 @@ class Config(BaseModel):
     warmup: float = option(0.1, TUNING, "Share of the steps in which the rate rises, to fall as a cosine.", ge=0, lt=1)
     weight_decay: float = option(0.01, TUNING, "Of matrices and kernels, not of vectors.", "NUMBER", ge=0)
     clip: float = option(1.0, TUNING, "Largest norm of a step's gradient; 0: any.", "NUMBER", ge=0)
-    ema: float = option(0.99, TUNING, "Decay of the average of weights; 0: no average.", ge=0, lt=1)
+    ema: float = option(0.98, TUNING, "Decay of the average of weights; 0: no average.", ge=0, lt=1)
     augment: tuple[Literal["flip", "crop"], ...] = option(
         (), TUNING, "Mirror images, move them by up to an eighth, or both.", "flip,crop"
     )

@@ -30,7 +30,7 @@ def batches(epochs: int, size: int) -> list[Any]:
     return [order[start : start + size] for order in orders for start in range(0, len(X), size)]
 
 
-def distance(output: Any, answer: Any, temperature: float = 4.0) -> Any:
+def distance(output: Any, answer: Any, temperature: float = 20.0) -> Any:
     log_p, q = F.log_softmax(output / temperature, 1), F.softmax(answer / temperature, 1)
     return (q * (q.log() - log_p)).sum(1).mean() * temperature**2
 
