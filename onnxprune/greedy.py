@@ -40,7 +40,7 @@ def cheapest_first(choices: Sequence[Choice], budget: Cost, target: float, saved
 def by_threshold(
     scores: Sequence[F64 | None], candidates: Sequence[Sequence[int]], budget: Cost, target: float
 ) -> Widths:
-    """Of every group as many units as score above one threshold, the lowest that meets the budget.
+    """Of every group as many units as score above one threshold, the lowest that meets the budget; then what fits.
 
     Groups without scores keep their width. The least widths must meet the budget.
     """
@@ -55,4 +55,28 @@ def by_threshold(
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if budget(at(float(steps[middle]))) <= target else (middle + 1, high)
-    return at(float(steps[low])) if low < steps.size else np.array([w[0] for w in candidates], np.int64)
+    widths = at(float(steps[low])) if low < steps.size else np.array([w[0] for w in candidates], np.int64)
+    return _filled(widths, scores, candidates, budget, target)
+
+
+def _filled(
+    widths: Widths, scores: Sequence[F64 | None], candidates: Sequence[Sequence[int]], budget: Cost, target: float
+) -> Widths:
+    """Widen groups by one allowed width at a time, where the best units wait, as long as the budget is met."""
+    full = set[int]()
+    while True:
+        wider = [next((n for n in own if n > w), None) for own, w in zip(candidates, widths.tolist(), strict=True)]
+        waiting = [
+            (float(np.sort(score)[::-1][widths[g] : wide].mean()), g, wide)
+            for g, (score, wide) in enumerate(zip(scores, wider, strict=True))
+            if score is not None and wide is not None and g not in full
+        ]
+        if not waiting:
+            return widths
+        _, best, wide = max(waiting)
+        trial = widths.copy()
+        trial[best] = wide
+        if budget(trial) <= target:
+            widths = trial
+        else:
+            full.add(best)
