@@ -218,3 +218,10 @@ def test_widths_of_fisher_go_where_a_multiply_add_does_least_damage() -> None:
     assert result.report.allocation == "fisher: the least damage for each multiply–add"
     kept = {group.name: group.kept for group in result.report.groups}
     assert 0 < kept["Conv:b"] < MIDDLE
+
+
+@pytest.mark.parametrize("method", ["taylor", "fisher", "hessian"])
+def test_a_run_of_gradients_is_repeated_bit_for_bit(method: str) -> None:
+    first, again = (scores(method, residual(), pictures(80, (3, 8, 8)), batch_size=16).by_group for _ in range(2))
+    for name, score in first.items():
+        np.testing.assert_array_equal(score, again[name])
