@@ -62,3 +62,13 @@ def cut(feeds: Mapping[str, Array], axes: Mapping[str, int | None], first: int, 
         return array if axis is None else array[(slice(None),) * axis + (slice(first, last),)]
 
     return {name: part(name, array) for name, array in feeds.items()}
+
+
+def leading(source: Source, axes: Mapping[str, int | None], samples: int, whole: bool) -> Iterator[Mapping[str, Array]]:
+    """Feeds with the first so many samples, or with as few more as fill a batch where batches stay `whole`."""
+    for feeds in source.batches():
+        size = batch_of(feeds, axes)
+        yield feeds if whole else cut(feeds, axes, 0, min(size, samples))
+        samples -= size
+        if samples <= 0:
+            return

@@ -142,16 +142,16 @@ def _is_priced(scored: Scored, config: Config) -> bool:
 def _saved(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: str) -> Cost:
     """What fisher divides damage by, as a function of the open groups' widths."""
     counts: dict[str, Cost] = {"macs": costs.macs, "params": costs.params, "memory": activation_cost(analysis)}
-    return _at_widths(analysis, groups, costs, counts[kind])
+    return at_widths(analysis, groups, costs, counts[kind])
 
 
-def _at_widths(analysis: Analysis, groups: Sequence[Group], costs: CostModel, count: Cost) -> Cost:
+def at_widths(analysis: Analysis, groups: Sequence[Group], costs: CostModel, count: Cost) -> Cost:
     """A count over the widths of all groups as one over those of the open ones, the others whole."""
     place = {id(group): i for i, group in enumerate(analysis.groups)}
     index = np.array([place[id(group)] for group in groups], np.intp)
 
     def at(widths: np.ndarray) -> np.ndarray:
-        every = np.broadcast_to(costs.full, (*widths.shape[:-1], costs.full.size)).copy()
+        every = np.broadcast_to(costs.full, (*widths.shape[:-1], costs.full.size)).astype(widths.dtype)
         every[..., index] = widths
         return np.asarray(count(every))
 
@@ -188,7 +188,7 @@ def _cost(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: s
             return share
         return np.maximum(share, share + PADDING * (padded(every) / whole_padded - share))
 
-    return _at_widths(analysis, groups, costs, cost)
+    return at_widths(analysis, groups, costs, cost)
 
 
 def _damage(prober: Prober, pairs: Sequence[tuple[Scored, Sequence[int]]], count: int, tick: Tick) -> list[list[float]]:

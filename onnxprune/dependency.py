@@ -158,6 +158,11 @@ class Analysis:
         others = (body for node, own in ifs if own is not None for body in bodies(node) if body is not own)
         return frozenset(node for body in others for node in body.all_nodes())
 
+    def is_idle(self, group: Group) -> bool:
+        """Whether all layers that make or read a group are in branches that no calibration input takes."""
+        layers = {linear.node for linear in (*group.readers, *group.writers)}
+        return bool(layers) and self.idle >= layers
+
     def keep_all(self) -> Keep:
         """The choice that removes nothing."""
         return np.ones(self.units + 1, np.bool_)

@@ -141,6 +141,8 @@ class _Improver:
         """Cross entropy with classes that are dealt out evenly: outputs that are sure, and not all of the same."""
         import torch
 
+        from onnxprune.gradients.loss import logits_of
+
         total: torch.Tensor | float = 0.0
         for name in self.outputs:
             y = found[name]
@@ -148,14 +150,8 @@ class _Improver:
                 continue
             if name not in classes:
                 classes[name] = torch.from_numpy(rng.permutation(len(y)) % y.shape[1])
-            logits = torch.log(y.clamp_min(1e-12)) if _probabilities(y) else y
-            total = total + torch.nn.functional.cross_entropy(logits, classes[name])
+            total = total + torch.nn.functional.cross_entropy(logits_of(y), classes[name])
         return total
-
-
-def _probabilities(y: "torch.Tensor") -> bool:
-    rows = y.detach().sum(1)
-    return bool((y.detach() >= 0).all() and (rows - 1).abs().max() < 1e-3)
 
 
 def _rough(x: "torch.Tensor") -> "torch.Tensor":

@@ -16,9 +16,10 @@ from onnxprune.model_io import ModelSource, like, load
 from onnxprune.prepare import matches, names_of, open_data, prepare, require_matches
 from onnxprune.progress import Progress, Silent, Stages
 from onnxprune.report import Accuracy, Fidelity, Finetuned
+from onnxprune.torch_twin import require_torch
 from onnxprune.training.samples import Part, Samples, open_samples
 from onnxprune.training.schedule import split
-from onnxprune.tuning import Task, constants_of, require_torch, tune
+from onnxprune.tuning import Task, constants_of, tune
 from onnxprune.version import __version__
 
 JUDGED = 64
@@ -46,7 +47,7 @@ def finetune(
 
     Raises BadInput (model, data or option unusable, torch missing), or ProofFailed; the model given is never changed.
     """
-    require_torch()
+    require_torch("fine-tuning")
     base = config.model_dump(exclude_unset=True) if config is not None else {}
     settings, stages = make_config(**{**base, **options}), Stages(progress or Silent())
     with stages.stage("analyse"):

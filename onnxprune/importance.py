@@ -5,11 +5,11 @@ from collections.abc import Callable
 from onnxprune.config import Config
 from onnxprune.criteria import fisher, taylor
 from onnxprune.criteria.scored import Scores
-from onnxprune.gradients import require_torch
 from onnxprune.gradients.ablation import ablate
 from onnxprune.nisp import nisp
 from onnxprune.prepare import Data, Prepared
 from onnxprune.progress import Tick
+from onnxprune.torch_twin import require_torch
 
 Scorer = Callable[[Prepared, Data, Config, Tick], Scores]
 """Scores groups; one without any is ranked by magnitude."""

@@ -120,20 +120,19 @@ def open_data(model: ir.Model, calib: object, config: Config, matched: bool = Tr
     solve = Window(source, axes, 0, source.samples - apart)
     judge = Window(source, axes, source.samples - judged, source.samples)
     batches = -(-solve.samples // batch_of(first, axes))
-    fixed = fixed_batch(opened.specs) is not None
     return Data(
-        solve,
-        judge,
-        apart > 0,
-        sample,
-        axes,
-        fixed,
-        batches,
-        tuple(opened.guesses),
-        made,
-        trial.seen,
-        PASSES if dear else 0,
-        tuple(opened.specs),
+        source=solve,
+        apart=judge,
+        held_out=apart > 0,
+        sample=sample,
+        axes=axes,
+        fixed_batch=fixed_batch(opened.specs) is not None,
+        batches=batches,
+        guesses=tuple(opened.guesses),
+        made=made,
+        seen=trial.seen,
+        passes=PASSES if dear else 0,
+        specs=tuple(opened.specs),
     )
 
 

@@ -72,7 +72,8 @@ def rebuild(
         done += each(lambda pair: _solve(model, pair[0], keep, pair[1], values, mode), zip(ready, blocks, strict=True))
         tick()
     release_all(analysis.model)
-    return _with_constants(slim, values), done, frontier.peak_bytes + collected.disk_bytes
+    rebuilt = _with_constants(slim, values) if analysis.trace.taken else model
+    return rebuilt, done, frontier.peak_bytes + collected.disk_bytes
 
 
 def _summed(

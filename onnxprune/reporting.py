@@ -86,8 +86,7 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
 
 def _whole(group: Group, analysis: Analysis) -> str:
     """Why a group that could go keeps its width."""
-    layers = [linear.node for linear in (*group.readers, *group.writers)]
-    if layers and analysis.idle.issuperset(layers):
+    if analysis.is_idle(group):
         return "no calibration input takes the branch that it is in, so nothing tells what it may lose"
     return "its full width does least damage here"
 

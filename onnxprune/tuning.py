@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.calibration.images import ImageOptions
+from onnxprune.calibration.source import MADE_UP
 from onnxprune.config import TUNING, Config, panel
 from onnxprune.dependency import Keep
 from onnxprune.errors import BadInput, ProofFailed
@@ -23,6 +23,7 @@ from onnxprune.prepare import Data, Prepared
 from onnxprune.progress import Stages
 from onnxprune.report import Tuned
 from onnxprune.runtime import open_session, run
+from onnxprune.torch_twin import require_torch
 from onnxprune.training.augment import Augment
 from onnxprune.training.samples import Samples, open_samples, spooled
 from onnxprune.training.schedule import plan, split
@@ -41,12 +42,6 @@ SAME, SAME_SHORT = 1e-3, 2e-2
 """How far the twin may be from the runtime before it is trained, over the largest value; in 16 bits."""
 
 Select = Callable[[str, Array], Array]
-
-
-def require_torch() -> None:
-    """Raises BadInput, which says what to install, where torch is missing."""
-    if find_spec("torch") is None:
-        raise BadInput("fine-tuning needs torch, which is not installed: pip install onnxprune[torch]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,13 +84,13 @@ class Course:
 
         Raises BadInput where they or torch are missing.
         """
-        require_torch()
+        require_torch("fine-tuning")
         if self.resume and self.checkpoint is None:
             raise BadInput("--resume needs to know where the checkpoint is: give the output, or checkpoint=...")
         apart = data.apart if data.held_out else None
         if self.train is not None:
             return open_samples(self.train, model, config, apart)
-        path = isinstance(calib, str | PathLike) and str(calib) != "synthetic"
+        path = isinstance(calib, str | PathLike) and str(calib) not in MADE_UP
         again = path or isinstance(calib, np.ndarray | Mapping)
         return open_samples(calib, model, config, apart) if again else spooled(data.source, data.specs, None, apart)
 
@@ -138,7 +133,7 @@ def tune(task: Task, epochs: int, config: Config, stages: Stages) -> tuple[ir.Mo
     Raises BadInput where data, loss and model do not fit, ProofFailed where the twin does not compute what the runtime
     does.
     """
-    require_torch()
+    require_torch("fine-tuning")
     inner = boundaries(task) if config.match_features else []
     tuned, (told, sample) = fine_tune(task.model, lambda twin: _train(twin, task, inner, epochs, config, stages), inner)
     _require_same(run(open_session(tuned), sample.feeds), sample.outputs)

@@ -213,7 +213,9 @@ def _below(graph: _Graph, one: Gate, factors: _Factors, changes: _Changes) -> No
                 axis = channel_axis(layer)
                 changes.columns.append((layer, factors.along(graph, value, axis, joined)))
             elif node.graph is graph.analysis.model.graph and _moves_on(node, value, factors):
-                joined |= node.op_type == "Concat"
+                if node.op_type == "Concat":
+                    _require_apart(graph, node, value, factors)
+                    joined = True
                 pending.append(node.outputs[0])
             else:
                 raise _Declined(f"{node.op_type} ({node.name}) stands behind it")
@@ -224,6 +226,13 @@ def _below(graph: _Graph, one: Gate, factors: _Factors, changes: _Changes) -> No
 def _moves_on(node: ir.Node, value: ir.Value, factors: _Factors) -> bool:
     once = sum(given is value for given in node.inputs) == 1
     return once and passes_scale(node, factors.direct) and (node.op_type == "Concat" or node.inputs[0] is value)
+
+
+def _require_apart(graph: _Graph, concat: ir.Node, value: ir.Value, factors: _Factors) -> None:
+    """Behind a Concat places are told by their atoms, which must not come there by a way without the factors too."""
+    others = [given for given in concat.inputs if given is not None and given is not value]
+    if any(np.isin(factors.atoms, label.atoms).any() for given in others for label in graph.labels.get(given, ())):
+        raise _Declined(f"its channels come to {concat.op_type} ({concat.name}) by another way too")
 
 
 def _require_sole(value: ir.Value) -> None:

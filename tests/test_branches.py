@@ -122,6 +122,13 @@ def test_what_a_branch_that_is_never_taken_holds_stays_and_says_why() -> None:
     np.testing.assert_array_equal(run(result.model, {"x": x})["y"].shape, (4, 4, 16, 16))
 
 
+def test_gates_are_not_learned_where_no_input_comes() -> None:
+    pytest.importorskip("torch")
+    result = prune(branching(), positive(), method="l0", params=0.7)
+    assert group(result, "Conv:d").kept == 9
+    assert group(result, "Conv:c0").kept < 8 or group(result, "Conv:c1").kept < 10
+
+
 def test_a_ratio_cuts_branches_that_are_never_taken_too() -> None:
     result = prune(branching(), positive(), ratio=0.5, method="magnitude", rebuild="none")
     assert {g.name: g.kept for g in result.report.groups} == {"Conv:c0": 4, "Conv:d": 5, "Conv:c1": 5}

@@ -15,9 +15,12 @@ from onnxprune.calibration.batchnorm_match import divergence
 from onnxprune.calibration.inputs import input_specs
 from onnxprune.calibration.norm_moments import norms_behind
 from onnxprune.calibration.synthetic import SyntheticSource
+from onnxprune.config import make_config
 from onnxprune.errors import BadInput
 from onnxprune.model_io import load
 from onnxprune.pipeline import compress
+from onnxprune.prepare import open_data
+from onnxprune.tuning import Course
 
 pytest.importorskip("torch")
 from onnxprune.distilled import distil
@@ -133,6 +136,15 @@ def test_a_run_on_distilled_images_meets_its_budget_and_says_where_they_are_from
     assert macs(result.model) <= 0.6 * macs(model)
     assert "distilled from the model's BatchNorm statistics" in result.report.calibration.description
     assert result.report.calibration.synthetic
+
+
+def test_a_fine_tune_learns_from_the_images_that_were_distilled(model: onnx.ModelProto) -> None:
+    config = make_config(samples=48)
+    data = open_data(load(model).model, "distilled", config)
+    samples = Course().opened(load(model).model, "distilled", data, config)
+    learned = samples.feeds(np.arange(16))["image"]
+    shown = images(data.source.batches)
+    assert all(np.abs(shown - one).max((1, 2, 3)).min() == 0 for one in learned)
 
 
 def test_a_model_without_batch_normalisation_is_refused_with_a_way_out() -> None:

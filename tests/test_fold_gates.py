@@ -45,6 +45,14 @@ def test_gates_in_front_of_a_dense_layer_pass_the_pool_and_flatten() -> None:
     assert found.shapes()["d_w"] == (4, 5)
 
 
+def test_gates_stay_where_their_channels_are_joined_with_themselves_without_them() -> None:
+    joined = "m = Mul (t, g) j = Concat <axis = 1> (s, m) y = Conv (j, c_w)"
+    body = f"a = Conv (x, a_w) s = Sigmoid (a) t = Sigmoid (s) {joined}"
+    found = folded(body, {"a_w": (6, 3, 1, 1), "g": gates(*SOME), "c_w": (4, 12, 1, 1)})
+    assert "Mul" in found.ops()
+    assert "by another way too" in found.reasons()["Mul:m"]
+
+
 def test_gates_on_an_input_of_the_model_go_into_its_reader() -> None:
     found = folded("m = Mul (x, g) y = Conv (m, c_w)", {"g": gates(0.5, 0, 2), "c_w": (4, 3, 1, 1)})
     assert found.ops() == ["Conv"]

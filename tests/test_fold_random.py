@@ -57,7 +57,7 @@ def test_a_folded_graph_gives_what_the_masked_one_gives(model: onnx.ModelProto, 
         expected = run(masked, feeds(masked, seed))
     except Exception:  # a scale of zero
         assume(False)
-    assume(all(np.abs(array).max() > 1e-3 for array in expected.values()))  # a norm of nothing gives rounding alone
+    assume(all(np.isfinite(array).all() for array in expected.values()))  # a quotient of nothing
     folded = fold(masked)
     assert max_relative_difference(run(folded.model, feeds(masked, seed)), expected) < CLOSE
     again = fold(folded.model)

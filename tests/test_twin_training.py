@@ -35,7 +35,7 @@ def test_without_torch_the_package_works_and_the_twin_says_what_to_install() -> 
         "except onnxprune.BadInput as error: print(error)\n"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "pip install onnxprune[torch]" in said
+    assert "pip install 'onnxprune[torch]'" in said
 
 
 @pytest.mark.parametrize("case", [one for one in CASES if movable(one)], ids=str)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import log_softmax
 
-from onnxprune.calibration.window import batch_of, cut
+from onnxprune.calibration.window import batch_of, leading
 from onnxprune.config import Config
 from onnxprune.costs import cost_model
 from onnxprune.criteria.scored import Scores
@@ -51,12 +51,7 @@ def _some(prepared: Prepared, data: Data) -> Iterator[Mapping[str, Array]]:
     costs = cost_model(prepared.analysis, prepared.original)
     passes = sum(group.width for group in prepared.groups)
     left = max(FEWEST, int(ALLOWED / max(float(costs.macs(costs.full)) * passes, 1.0)))
-    for feeds in data.source.batches():
-        size = batch_of(feeds, data.axes)
-        yield feeds if data.fixed_batch else cut(feeds, data.axes, 0, min(size, left))
-        left -= size
-        if left <= 0:
-            return
+    return leading(data.source, data.axes, left, data.fixed_batch)
 
 
 def _outputs(session: "ort.InferenceSession", feeds: Mapping[str, Array]) -> list[Array]:

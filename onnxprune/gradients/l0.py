@@ -4,27 +4,27 @@ The weights stay as they are while gates learn; the rebuild fits them afterwards
 own answers, so no labels are asked for. A controller steers the price to the budget.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from onnxprune.choose import budget_of, uniform_widths
+from onnxprune.allocate import Cost
+from onnxprune.choose import at_widths, budget_of, uniform_widths
 from onnxprune.config import Config
-from onnxprune.costs import CostModel, cost_model
+from onnxprune.costs import cost_model
 from onnxprune.criteria.scored import Scores
-from onnxprune.dependency import Analysis
 from onnxprune.graph import Array
 from onnxprune.grouping import Group
 from onnxprune.native import F64
-from onnxprune.passes.gates import add_gates, readings
+from onnxprune.passes.gates import Gated, add_gates, readings
 from onnxprune.prepare import Data, Prepared
 from onnxprune.progress import Tick
 from onnxprune.torch_twin import Twin
 from onnxprune.torch_twin.tensors import to_array, to_tensor
-from onnxprune.training.losses import distil, terms
+from onnxprune.training.losses import Loss, distil, terms
 from onnxprune.widths import runtime_block
 
 BETA, LOW, HIGH = 2 / 3, -0.1, 1.1
@@ -41,18 +41,10 @@ AT_ONCE, IN_TIME = 10.0, 0.2
 
 @dataclass(frozen=True, eq=False)
 class _Budget:
-    """What the groups' widths cost, as a share of the original, and the share that is asked for."""
+    """The share of what is counted that stays at some widths of the gated groups, and the share that is asked for."""
 
-    count: Callable[[F64], F64]
-    full: F64
-    index: Array
+    share: Cost
     target: float
-
-    def share(self, widths: F64) -> F64:
-        """For widths (…, open groups)."""
-        every = np.broadcast_to(self.full, (*widths.shape[:-1], self.full.size)).copy()
-        every[..., self.index] = widths
-        return np.asarray(self.count(every) / float(self.count(self.full)))
 
     def slope(self, widths: F64) -> F64:
         """What one more channel of each group adds to the share."""
@@ -60,65 +52,91 @@ class _Budget:
         return np.asarray(self.share(widths + step) - self.share(widths - step))
 
 
+@dataclass(frozen=True, eq=False)
+class _Gates:
+    """log α of each block's gate, by group; where the draws come from; and how many units there are, and one more."""
+
+    groups: Sequence[Group]
+    alphas: Sequence[Tensor]
+    draws: torch.Generator
+    width: int
+
+    def drawn(self, ones: Tensor) -> Tensor:
+        """(1, units + 1) one draw of all gates: a unit in blocks of several groups stays where all of them do."""
+        gates = ones
+        for group, alpha in zip(self.groups, self.alphas, strict=True):
+            member, units = (torch.from_numpy(x.astype(np.int64)) for x in (group.member, group.units))
+            gates = gates * ones.index_copy(1, units, _drawn(alpha, self.draws)[member][None])
+        return gates
+
+    def price(self, budget: _Budget) -> tuple[float, Tensor]:
+        """The share that is expected to stay, and the same as its linear part, which has a gradient."""
+        stays = [torch.sigmoid(alpha - SHIFT) for alpha in self.alphas]
+        widths = np.array([float(p.detach().sum()) for p in stays])
+        slopes = budget.slope(widths).tolist()
+        cost = torch.stack([slope * p.sum() for slope, p in zip(slopes, stays, strict=True)]).sum()
+        return float(budget.share(widths)), cost
+
+
 def learn_gates(prepared: Prepared, data: Data, config: Config, tick: Tick) -> Scores:
     """log α of each block's gate, by group: what is above an even threshold is what the gates would keep.
 
+    Groups in branches that no input takes have no gate, for nothing tells what they are worth.
+
     Raises BadInput where the model has no output with a gradient.
     """
-    groups, analysis = prepared.groups, prepared.analysis
-    reads = readings(analysis, np.concatenate([group.units for group in groups]))
-    gated = add_gates(analysis, reads)
+    groups = [group for group in prepared.groups if not prepared.analysis.is_idle(group)]
+    if not groups:
+        return Scores({})
+    gated = add_gates(prepared.analysis, readings(prepared.analysis, np.concatenate([group.units for group in groups])))
     twin = Twin(gated.model)
     twin.requires_grad_(False)
-    budget = _budget(prepared, data, config)
-    draws = torch.Generator().manual_seed(config.seed)
-    start = float(np.log(OPEN / (1 - OPEN)))
+    draws, start = torch.Generator().manual_seed(config.seed), float(np.log(OPEN / (1 - OPEN)))
     alphas = [(start + 0.01 * torch.randn(g.width, generator=draws)).requires_grad_() for g in groups]
-    optimiser = torch.optim.Adam(alphas, lr=RATE)
+    budget = _budget(prepared, groups, data, config)
+    share = _learn(twin, gated, _Gates(groups, alphas, draws, prepared.analysis.units + 1), budget, data, tick)
+    found = {g.name: a.detach().numpy().astype(np.float64) for g, a in zip(groups, alphas, strict=True)}
+    return Scores(found, (_told(alphas, share, budget.target),))
+
+
+def _learn(twin: Twin, gated: Gated, gates: _Gates, budget: _Budget, data: Data, tick: Tick) -> float:
+    """Move the gates toward the budget; returns the share that is expected to stay in the end."""
+    optimiser = torch.optim.Adam(gates.alphas, lr=RATE)
+    loss: Loss | None = None
     owed, share = 0.0, 1.0
     for step, feeds in zip(range(STEPS), _endless(data), strict=False):
         given = {name: to_tensor(array) for name, array in feeds.items()}
-        ones = torch.ones(1, analysis.units + 1)
+        ones = torch.ones(1, gates.width)
         with torch.no_grad():
             answers = twin(**given, **{gated.name: ones})
-        z = [_drawn(alpha, draws) for alpha in alphas]
-        outputs = twin(**given, **{gated.name: _by_unit(groups, z, ones)})
-        stays = [torch.sigmoid(alpha - SHIFT) for alpha in alphas]
-        widths = np.array([float(p.detach().sum()) for p in stays])
-        share = float(budget.share(widths))
-        slopes = budget.slope(widths).tolist()
-        cost = torch.stack([slope * p.sum() for slope, p in zip(slopes, stays, strict=True)]).sum()
-        found = terms({name: to_array(y) for name, y in answers.items() if torch.is_tensor(y)})
+        loss = loss or _toward(answers)
+        share, cost = gates.price(budget)
         wanted = max(budget.target, 1 - (1 - budget.target) * (step + 1) / (FALLING * STEPS))
         owed += IN_TIME * (share - wanted)
         price = float(np.exp(owed + AT_ONCE * (share - wanted)))
-        loss = distil(found, TEMPERATURE)(outputs, answers, None) + price * cost
+        outputs = twin(**given, **{gated.name: gates.drawn(ones)})
         optimiser.zero_grad()
-        loss.backward()
+        (loss(outputs, answers, None) + price * cost).backward()
         optimiser.step()
         tick()
-    return Scores(_logs(groups, alphas), (_told(alphas, share, budget.target),))
+    return share
 
 
-def _budget(prepared: Prepared, data: Data, config: Config) -> _Budget:
+def _toward(answers: Mapping[str, Tensor]) -> Loss:
+    """The loss that compares with such answers."""
+    return distil(terms({name: to_array(y) for name, y in answers.items() if torch.is_tensor(y)}), TEMPERATURE)
+
+
+def _budget(prepared: Prepared, groups: Sequence[Group], data: Data, config: Config) -> _Budget:
     costs, analysis = cost_model(prepared.analysis, prepared.original), prepared.analysis
-    kind, share = budget_of(config, data.source.synthetic)
-    count = costs.params if kind == "params" else costs.macs
-    place = {id(group): i for i, group in enumerate(analysis.groups)}
-    index = np.array([place[id(group)] for group in prepared.groups], np.intp)
-    budget = _Budget(count, costs.full.astype(np.float64), index, share)
-    if kind in ("macs", "params"):
-        return budget
-    return _Budget(count, budget.full, index, _uniform(analysis, prepared.groups, costs, data, config, budget))
-
-
-def _uniform(
-    analysis: Analysis, groups: Sequence[Group], costs: CostModel, data: Data, config: Config, budget: _Budget
-) -> float:
-    """The share that stays where every group loses what is asked for."""
-    align = runtime_block() if config.align == "auto" else config.align
-    widths = uniform_widths(analysis, groups, costs, data.source.synthetic, config, align)
-    return float(budget.share(widths.astype(np.float64)))
+    kind, target = budget_of(config, data.source.synthetic)
+    count = at_widths(analysis, groups, costs, costs.params if kind == "params" else costs.macs)
+    whole = float(count(np.array([group.width for group in groups])))
+    if kind not in ("macs", "params"):  # the share that stays where every group loses what is asked for
+        align = runtime_block() if config.align == "auto" else config.align
+        widths = uniform_widths(analysis, groups, costs, data.source.synthetic, config, align)
+        target = float(count(widths)) / whole
+    return _Budget(lambda widths: np.asarray(count(widths) / whole), target)
 
 
 def _endless(data: Data) -> Iterator[Mapping[str, Array]]:
@@ -131,20 +149,6 @@ def _drawn(alpha: Tensor, draws: torch.Generator) -> Tensor:
     u = torch.rand(alpha.shape, generator=draws).clamp(1e-6, 1 - 1e-6)
     s = torch.sigmoid((torch.log(u) - torch.log1p(-u) + alpha) / BETA)
     return (s * (HIGH - LOW) + LOW).clamp(0, 1)
-
-
-def _by_unit(groups: Sequence[Group], z: Sequence[Tensor], ones: Tensor) -> Tensor:
-    """(1, units + 1): a unit in blocks of several groups stays where all of them do."""
-    gates = ones
-    for group, own in zip(groups, z, strict=True):
-        member = torch.from_numpy(group.member.astype(np.int64))
-        units = torch.from_numpy(group.units.astype(np.int64))
-        gates = gates * ones.index_copy(1, units, own[member][None])
-    return gates
-
-
-def _logs(groups: Sequence[Group], alphas: Sequence[Tensor]) -> dict[str, F64]:
-    return {g.name: a.detach().numpy().astype(np.float64) for g, a in zip(groups, alphas, strict=True)}
 
 
 def _told(alphas: Sequence[Tensor], share: float, target: float) -> str:

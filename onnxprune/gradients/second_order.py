@@ -1,6 +1,6 @@
 """The principal eigenvector of each layer's weight Hessian, by Hessian–vector products through the twin."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from onnxprune.calibration.labelled import labels_of
-from onnxprune.calibration.window import batch_of, cut
+from onnxprune.calibration.window import batch_of, leading
 from onnxprune.config import Config
 from onnxprune.criteria.hessian import Principal, principal, strengths
 from onnxprune.criteria.scored import Scores
 from onnxprune.errors import BadInput
 from onnxprune.gradients.loss import Loss, is_classifier, one_thread
 from onnxprune.gradients.through_gates import answers, untouched
-from onnxprune.graph import Array, nodes_by_name
+from onnxprune.graph import nodes_by_name
 from onnxprune.grouping import Group
 from onnxprune.native import F64
 from onnxprune.op_rules.facts import Linear
@@ -106,7 +106,7 @@ class Curvature:
         self.labelled, self.classifier = labels is not None, False
         self._gradients: list[dict[str, Tensor]] = []
         self._samples, loss = 0, Loss(seed, labels)
-        for feeds in _first(data, _affordable(prepared)):
+        for feeds in leading(data.source, data.axes, _affordable(prepared), data.fixed_batch):
             size = batch_of(feeds, data.axes)
             outputs = twin(**{name: to_tensor(array) for name, array in feeds.items()})
             self.classifier = is_classifier(outputs)
@@ -140,16 +140,6 @@ class Curvature:
             if image is not None:
                 total += image.double().reshape(-1).numpy()
         return total / max(self._samples, 1)
-
-
-def _first(data: Data, samples: int) -> Iterator[Mapping[str, Array]]:
-    """So many inputs, or as few more as a fixed batch has."""
-    for feeds in data.source.batches():
-        size = batch_of(feeds, data.axes)
-        yield feeds if data.fixed_batch else cut(feeds, data.axes, 0, min(size, samples))
-        samples -= size
-        if samples <= 0:
-            return
 
 
 def _affordable(prepared: Prepared) -> int:

@@ -4,6 +4,7 @@ torch is imported when the twin is first asked for: without it the package can b
 """
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import BadInput
@@ -12,7 +13,7 @@ from onnxprune.model_io import ModelSource, load
 if TYPE_CHECKING:
     from onnxprune.torch_twin.module import Twin
 
-__all__ = ["Twin", "to_torch"]
+__all__ = ["Twin", "require_torch", "to_torch"]
 
 
 def to_torch(model: ModelSource, frozen: Sequence[str] = ()) -> "Twin":
@@ -30,10 +31,13 @@ def to_torch(model: ModelSource, frozen: Sequence[str] = ()) -> "Twin":
 def __getattr__(name: str) -> Any:
     if name != "Twin":
         raise AttributeError(f"module 'onnxprune.torch_twin' has no attribute {name!r}")
-    try:
-        from onnxprune.torch_twin.module import Twin
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise BadInput("the torch twin needs torch: pip install onnxprune[torch]") from error
+    require_torch("the torch twin")
+    from onnxprune.torch_twin.module import Twin
+
     return Twin
+
+
+def require_torch(what: str) -> None:
+    """Raises BadInput, which says what to install, where torch is missing."""
+    if find_spec("torch") is None:
+        raise BadInput(f"{what} needs torch, which is not installed: pip install 'onnxprune[torch]'")

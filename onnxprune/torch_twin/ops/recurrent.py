@@ -111,7 +111,7 @@ def lstm(
     peepholes: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Gates in the order i, o, f, c."""
-    both = None if bias is None else bias[:, : bias.shape[1] // 2] + bias[:, bias.shape[1] // 2 :]
+    both = None if bias is None else sum(bias.chunk(2, 1))
 
     def step_of(d: int) -> Step:
         f, g, h = _functions(call, d, ("Sigmoid", "Tanh", "Tanh"))
@@ -175,7 +175,7 @@ def rnn(
     hidden: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """One gate."""
-    both = None if bias is None else bias[:, : bias.shape[1] // 2] + bias[:, bias.shape[1] // 2 :]
+    both = None if bias is None else sum(bias.chunk(2, 1))
 
     def step_of(d: int) -> Step:
         (f,) = _functions(call, d, ("Tanh",))
