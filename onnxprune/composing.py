@@ -64,7 +64,10 @@ def prepare_again(
     """
     analysis = analyse(model, traced(model, replace(data, seen=None)), config.open)
     where = places(first.analysis, keep, analysis)
-    known = [_as_before(first.analysis, keep, group, analysis, where) for group in analysis.groups]
+    known: list[Group | None] = []
+    for group in analysis.groups:
+        old = _as_before(first.analysis, keep, group, analysis, where)
+        known.append(None if old is None or old.name in {g.name for g in known if g is not None} else old)
     named = [old or new for old, new in zip(known, analysis.groups, strict=True)]
     analysis = replace(analysis, groups=tuple(named))
     allowed = {group.name for group in first.groups} - set(refused)
