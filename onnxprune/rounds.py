@@ -30,7 +30,7 @@ SHORT, SHORTER = 1.0, 0.25
 class Step:
     """A cut down to the budget of `config`, and the epochs behind it; of one `group` alone, where that is named.
 
-    `chosen` are the widths that were chosen for all groups beforehand.
+    A cut that is all there is has no name; `chosen` are the widths that were chosen for all groups beforehand.
     """
 
     name: str
@@ -64,7 +64,7 @@ def prune(
     Raises BadInput where nothing can go, and BudgetNotMet where not enough can: as a rule before the first cut.
     """
     steps = _steps(prepared, data, config, stages)
-    if len(steps) > 1:
+    if config.rounds > 1 or config.finetune_per_layer:
         course.begin()
     done: Pruned | None = None
     for number, step in enumerate(steps, 1):
@@ -75,7 +75,7 @@ def prune(
                 task = pruned(prepared, done.model, done.keep, samples, at, step.config)
                 model, tuned = tune(task, step.epochs, step.config, stages)
                 done = replace(done, model=model, tuned=tuned)
-            if len(steps) > 1:
+            if step.name:
                 done = replace(done, rounds=(*done.rounds, _told(prepared, done, step)))
     assert done is not None
     return done
