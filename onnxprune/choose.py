@@ -77,14 +77,14 @@ def choose(
     """
     groups = [one.group for one in scored]
     names = tuple(group.name for group in groups)
-    candidates = [_candidates(group, config, align) for group in groups]
+    candidates = _candidates(groups, costs, config, align)
     kind, share = budget_of(config, data.source.synthetic)
     if kind in ("ratio", "ratios"):
-        return Chosen(names, _by_rate(candidates, kind, share), "the same share of every group")
+        return Chosen(names, _by_rate(candidates, _came(groups, costs), kind, share), "the same share of every group")
     cost = _cost(analysis, groups, costs, kind, config, align)
     priced = [w if _is_priced(one, config) else w[-1:] for one, w in zip(scored, candidates, strict=True)]
     least = np.array([w[0] for w in priced], np.int64)
-    if config.allocate == "uniform" or float(cost(least)) > share:
+    if config.allocate == "uniform" or float(cost(least)) > share or not groups:
         widths = uniform(candidates, cost, share)
         why = "asked for" if config.allocate == "uniform" else "the groups with statistics to price are not enough"
         return Chosen(names, widths, f"uniform: {why}")
@@ -120,16 +120,23 @@ def uniform_widths(
 
     Raises BudgetNotMet where no allowed widths meet the budget.
     """
-    candidates = [_candidates(group, config, align) for group in groups]
+    candidates = _candidates(groups, costs, config, align)
     kind, share = budget_of(config, synthetic)
     if kind in ("ratio", "ratios"):
-        return _by_rate(candidates, kind, share)
+        return _by_rate(candidates, _came(groups, costs), kind, share)
     return uniform(candidates, _cost(analysis, groups, costs, kind, config, align), share)
 
 
-def _by_rate(candidates: Sequence[Sequence[int]], kind: BudgetKind, share: float) -> Widths:
-    rate = share if kind == "ratio" else 0.0
-    return np.array([w[0] if len(w) == 1 else nearest_width(w, w[-1] * (1 - rate)) for w in candidates], np.int64)
+def _came(groups: Sequence[Group], costs: CostModel) -> list[int]:
+    """The widths before the first cut."""
+    before = {group.name: group.width for group in costs.before.analysis.groups}
+    return [before[group.name] for group in groups]
+
+
+def _by_rate(candidates: Sequence[Sequence[int]], came: Sequence[int], kind: BudgetKind, share: float) -> Widths:
+    kept = 1 - share if kind == "ratio" else 1.0
+    widths = [w[0] if len(w) == 1 else nearest_width(w, n * kept) for w, n in zip(candidates, came, strict=True)]
+    return np.array(widths, np.int64)
 
 
 def _is_priced(scored: Scored, config: Config) -> bool:
@@ -163,13 +170,14 @@ def _shared(group: Group) -> float:
     return SHARED_FACTOR if len(group.readers) > 1 else 1.0
 
 
-def _candidates(group: Group, config: Config, align: int) -> list[int]:
-    """The allowed widths; the one that `--ratios` sets where it names the group."""
-    widths = allowed_widths(group, align)
-    for pattern, rate in config.ratios.items():
-        if matches(group.names | {group.name}, [pattern]):
-            return [nearest_width(widths, group.width * (1 - rate))]
-    return widths
+def _candidates(groups: Sequence[Group], costs: CostModel, config: Config, align: int) -> list[list[int]]:
+    """The allowed widths of each group; the one that `--ratios` sets where it names the group."""
+    found = []
+    for group, came in zip(groups, _came(groups, costs), strict=True):
+        widths, names = allowed_widths(group, align), group.names | {group.name}
+        rate = next((rate for pattern, rate in config.ratios.items() if matches(names, [pattern])), None)
+        found.append(widths if rate is None else [nearest_width(widths, came * (1 - rate))])
+    return found
 
 
 def _cost(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: str, config: Config, align: int) -> Cost:
@@ -179,8 +187,9 @@ def _cost(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: s
     narrower than its block costs something between its own and its padded size (docs/decisions).
     """
     count = costs.macs if kind == "macs" else costs.params
-    padded = runtime_cost(analysis, align)
-    whole, whole_padded = float(costs.macs(costs.full)) if kind == "macs" else costs.came, float(padded(costs.full))
+    padded, before = runtime_cost(analysis, align), costs.before
+    whole = float(before.macs(before.full)) if kind == "macs" else before.came
+    whole_padded = float(runtime_cost(before.analysis, align)(before.full))
 
     def cost(every: np.ndarray) -> np.ndarray:
         share = count(every) / whole
