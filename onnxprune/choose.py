@@ -180,7 +180,8 @@ def _cost(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: s
     """
     count = costs.macs if kind == "macs" else costs.params
     padded = runtime_cost(analysis, align)
-    whole, whole_padded = float(costs.macs(costs.full)) if kind == "macs" else costs.came, float(padded(costs.full))
+    whole, own = costs.whole(kind), float(costs.macs(costs.full))
+    whole_padded = float(padded(costs.full)) * whole / max(own, 1e-30)  # of what a new head replaced, nothing is padded
 
     def cost(every: np.ndarray) -> np.ndarray:
         share = count(every) / whole

@@ -26,7 +26,7 @@ class CostModel:
     `rest` (T,) elements on unlabelled axes; `forms` K of them, padded with 1; `weight_macs` (T,) multiply–adds of one
     element a sample; `stored` (T,) 1 for constants of the file, 0 for computed ones and products of activations;
     `fixed_macs` what no width changes; `came` the elements of the model as it came, with BatchNorms and without the
-    biases that were added.
+    biases that were added, and `came_macs` its multiply–adds, None for those at full width.
     """
 
     rest: Float
@@ -37,6 +37,13 @@ class CostModel:
     full: Widths
     combined: tuple[tuple[int, ...], ...]
     came: int
+    came_macs: float | None = None
+
+    def whole(self, kind: str) -> float:
+        """What shares of the budget refer to: the multiply–adds ("macs") or parameters of the model as it came."""
+        if kind != "macs":
+            return float(self.came)
+        return float(self.macs(self.full)) if self.came_macs is None else self.came_macs
 
     def elements(self, widths: npt.NDArray[np.generic]) -> Float:
         """(…, T) the elements that stay, for widths (…, groups)."""
@@ -137,10 +144,11 @@ def _owners(analysis: Analysis) -> _Owners:
     return _Owners(column, tuple(combined), full)
 
 
-def cost_model(analysis: Analysis, original: ir.Model | None = None) -> CostModel:
+def cost_model(analysis: Analysis, original: ir.Model | None = None, macs_of_it: float | None = None) -> CostModel:
     """Count the analysed model; exact where a group's units lie equally often in each tensor, as they mostly do.
 
-    `original` is the model before layers were folded and given biases, if not the same.
+    `original` is the model before layers were folded and given biases, if not the same; and `macs_of_it` what it takes,
+    if it has another head.
     """
     owner, batch = _owners(analysis), max(analysis.trace.batch, 1)
     macs: dict[ir.Value, float] = {}
@@ -173,6 +181,7 @@ def cost_model(analysis: Analysis, original: ir.Model | None = None) -> CostMode
         owner.full,
         owner.combined,
         parameters(original or analysis.model),
+        macs_of_it,
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from onnxprune.calibration.allowance import allowance
@@ -11,12 +12,12 @@ from onnxprune.calibration.collect import Collected, collect
 from onnxprune.calibration.sampling import Sampling
 from onnxprune.choose import Chosen, choose
 from onnxprune.config import Config, make_config
-from onnxprune.costs import cost_model
 from onnxprune.criteria import lookup
 from onnxprune.criteria.problem import Options
 from onnxprune.criteria.scored import Scores
 from onnxprune.dependency import Keep
 from onnxprune.errors import BadInput
+from onnxprune.heads import prepare_headed
 from onnxprune.importance import SCORERS
 from onnxprune.layers import Layer, layers_in_order
 from onnxprune.measure import measure, open_judge
@@ -26,7 +27,7 @@ from onnxprune.passes.samplers import drop_idle_samplers
 from onnxprune.passes.states import settle_products
 from onnxprune.plan import Plan
 from onnxprune.planning import keep_of_widths, make_plan, provable, reader_errors
-from onnxprune.prepare import Data, Prepared, fitted, open_data, prepare
+from onnxprune.prepare import Data, Prepared, fitted, open_data
 from onnxprune.progress import Progress, Silent, Stages
 from onnxprune.rebuild import Rebuilt, rebuild
 from onnxprune.report import Report
@@ -35,6 +36,8 @@ from onnxprune.scoring import Scored, score
 from onnxprune.tuning import Course, pruned, tune
 from onnxprune.verify import prove
 from onnxprune.widths import runtime_block
+
+ALONE = "the new head alone meets the budget"
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +97,8 @@ def _run(
         fold = solves or settings.method in SCORERS
         data = open_data(loaded.model, calib, settings, matched=fold)
         samples = course.opened(loaded.model, calib, data, settings) if settings.finetune else None
-        prepared = prepare(loaded.model, data, settings, fold)
-    costs = cost_model(prepared.analysis, prepared.original)
+    prepared = prepare_headed(loaded.model, data, settings, fold, stages)
+    solves, costs = solves and not prepared.alone, prepared.costs
     data = fitted(data, prepared.analysis.trace, float(costs.macs(costs.full)), settings)
     layers, wave = layers_in_order(prepared.analysis)
     layers = [layer for layer in layers if layer.name not in prepared.frozen and layer.bias is not None]
@@ -126,7 +129,7 @@ def _run(
     with stages.stage("verify"):
         proof = prove(prepared.analysis, slim, keep, data.sample, named)
     with stages.stage("measure"):
-        measured = measure(prepared.original, slim, data, judge, settings)
+        measured = measure(prepared.came, slim, data, judge, settings)
     plan = make_plan(prepared, keep, reader_errors(prepared, solved), settings)
     notes = importance.notes
     wide = [layer.linear for layer in layers if solves and layer.linear.features.shape[1] > fits.widest]
@@ -143,7 +146,7 @@ def _collect(prepared: Prepared, layers: list[Layer], data: Data, sampling: Samp
 
 def _importance(prepared: Prepared, data: Data, config: Config, stages: Stages) -> Scores:
     """What the method says of the whole graph, where it is one that looks at that."""
-    if config.method not in SCORERS or not prepared.groups:
+    if config.method not in SCORERS or not prepared.groups or prepared.alone:
         return Scores({})
     with stages.stage("importance") as tick:
         return SCORERS[config.method](prepared, data, config, tick)
@@ -154,7 +157,7 @@ def _score(
 ) -> list[Scored]:
     options, criterion = Options(norm=config.norm, forward=config.forward), lookup(config.method)
     with stages.stage("score", len(prepared.groups)) as tick:
-        groups, seed = prepared.groups, config.seed
+        groups, seed = () if prepared.alone else prepared.groups, config.seed
         return score(prepared.analysis, collected, criterion, options, seed, groups, tick, importance.by_group)
 
 
@@ -162,7 +165,10 @@ def _choose(
     prepared: Prepared, scored: list[Scored], layers: list[Layer], data: Data, config: Config, stages: Stages
 ) -> tuple[Chosen, Keep, dict[str, str]]:
     """Allocate, and make sure that the removal can be proved before any layer is solved; refuse groups that cannot."""
-    costs = cost_model(prepared.analysis, prepared.original)
+    if prepared.alone:
+        whole = Chosen((), np.empty(0, np.int64), f"none: {ALONE}")
+        return whole, prepared.analysis.keep_all(), {group.name: ALONE for group in prepared.groups}
+    costs = prepared.costs
     align = runtime_block() if config.align == "auto" else config.align
     refused: dict[str, str] = {}
     while True:

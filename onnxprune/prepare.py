@@ -16,6 +16,7 @@ from onnxprune.calibration.recorded import Recorded
 from onnxprune.calibration.source import ImageOptions, InputSpec, Source, Trial, input_specs, open_calibration
 from onnxprune.calibration.window import Window, batch_of, cut
 from onnxprune.config import Config
+from onnxprune.costs import CostModel, cost_model
 from onnxprune.dependency import Analysis, Closed, Group, analyse
 from onnxprune.distilled import PASSES, distil
 from onnxprune.errors import BadInput
@@ -29,6 +30,8 @@ from onnxprune.passes.normalise import normalise
 from onnxprune.passes.samplers import add_samplers, sharing
 from onnxprune.passes.states import add_state_products
 from onnxprune.pieces import Seen
+from onnxprune.plan import HeadPlan
+from onnxprune.report import HeadReport
 from onnxprune.trace import Trace, trace
 
 DEFAULT_SAMPLES = 512
@@ -73,10 +76,27 @@ class Data:
 
 
 @dataclass(frozen=True, eq=False)
+class NewHead:
+    """What took the place of tails: the model with it, and the `original` one, right after the pre-pass.
+
+    `macs` are the original's; `alone`: with it the budget is met, and nothing else needs to go.
+    """
+
+    model: ir.Model
+    original: ir.Model
+    macs: float
+    plans: tuple[HeadPlan, ...]
+    reports: tuple[HeadReport, ...]
+    notes: tuple[str, ...] = ()
+    alone: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """The graph that the passes work on: `original` right after the pre-pass, `analysis` of what will be pruned.
 
-    `frozen` names the layers whose constants stay bit-identical (their inputs aside); `groups` may lose units.
+    `frozen` names the layers whose constants stay bit-identical (their inputs aside); `groups` may lose units. With a
+    new `head`, `original` has that, too.
     """
 
     original: ir.Model
@@ -84,6 +104,22 @@ class Prepared:
     groups: tuple[Group, ...]
     closed: tuple[Closed, ...]
     frozen: frozenset[str]
+    head: NewHead | None = None
+
+    @property
+    def came(self) -> ir.Model:
+        """The model as it came: what is compared with, learned from, and what budgets are shares of."""
+        return self.original if self.head is None else self.head.original
+
+    @property
+    def alone(self) -> bool:
+        """Whether the new head meets the budget, so that nothing else needs to go."""
+        return self.head is not None and self.head.alone
+
+    @property
+    def costs(self) -> CostModel:
+        """What widths of the analysed model cost, and what the model as it came does."""
+        return cost_model(self.analysis, self.came, None if self.head is None else self.head.macs)
 
 
 def open_data(model: ir.Model, calib: object, config: Config, matched: bool = True) -> Data:
@@ -189,8 +225,7 @@ def prepare(model: ir.Model, data: Data, config: Config, fold: bool) -> Prepared
     Raises BadInput where `--keep` or `--only` match nothing, or the model does not run on the data.
     """
     normal = normalise(model)
-    kept = {node.name or "" for node in every_node(normal) if matches([node.name or ""], config.keep)}
-    analysis = analysed(normal, lambda inlined: _trace(inlined, data), kept, config.open)
+    analysis = first_look(normal, data, config)
     original = analysis.model
     frozen = _frozen(original, analysis, config)
     analysis, products = _with_states(analysis, frozen, config)
@@ -205,6 +240,12 @@ def prepare(model: ir.Model, data: Data, config: Config, fold: bool) -> Prepared
     require_matches((normal, original, analysis.model), config)
     groups, closed = _chosen(analysis, config)
     return Prepared(original, analysis, groups, (*analysis.closed, *closed), frozen)
+
+
+def first_look(normal: ir.Model, data: Data, config: Config) -> Analysis:
+    """The analysis of a model right after the pre-pass. Raises BadInput where it does not run on the data."""
+    kept = {node.name or "" for node in every_node(normal) if matches([node.name or ""], config.keep)}
+    return analysed(normal, lambda inlined: _trace(inlined, data), kept, config.open)
 
 
 def _with_states(analysis: Analysis, frozen: frozenset[str], config: Config) -> tuple[Analysis, frozenset[str]]:
