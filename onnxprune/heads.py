@@ -25,9 +25,7 @@ from onnxprune.tails import Tail, find_tails
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 ENOUGH = "The new head alone meets the budget, so no channel had to go."
-MADE_UP = (
-    "The new head was fitted on made-up inputs, which tell little of what it should give: use --calib with real ones."
-)
+MADE_UP = "The new head was fitted on made-up inputs, which tell little of what it should give: use --calib."
 Weights = tuple[ir.TensorProtocol, ir.TensorProtocol]
 
 

@@ -115,7 +115,7 @@ def tensor_from(text: str) -> ir.TensorProtocol:
     proto = onnx.TensorProto()
     try:
         proto.ParseFromString(base64.b64decode(text, validate=True))
-        tensor: ir.TensorProtocol = ir.from_proto(proto)
+        tensor = ir.serde.deserialize_tensor(proto)
         tensor.numpy()
     except Exception as error:  # of base64, protobuf and onnx-ir
         raise BadInput(f"the plan holds a tensor that cannot be read: {error}") from error

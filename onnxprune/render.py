@@ -111,9 +111,10 @@ def _lines(report: Report, verbose: bool) -> Iterable[tuple[str, str]]:
         yield "budget", f"{budget.kind} {budget.target:.3g} {asked}, {budget.reached:.4f} reached"
     else:
         yield "budget", f"{budget.kind}: {share(budget.reached)} of the channels removed"
-    align = f"; widths in multiples of {report.align} where they can be" if budget.kind != "plan" else ""
-    yield "allocation", report.allocation + align
-    if not report.heads and all(group.kept == group.width for group in report.groups):
+    whole = all(group.kept == group.width for group in report.groups)
+    bare = budget.kind == "plan" or (whole and report.heads)
+    yield "allocation", report.allocation + f"; widths in multiples of {report.align} where they can be" * (not bare)
+    if whole and not report.heads:
         yield "note", "Nothing was removed: the model meets the budget as it is."
     if report.calibration is not None:
         yield "data", report.calibration.description
