@@ -10,7 +10,7 @@ from onnxprune.calibration.statistics import Moments
 from onnxprune.graph import Array
 from onnxprune.native import F64
 
-RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
+RIDGES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
 """Over the mean variance of a channel. There are no trained weights to stay near: the ridge pulls toward none."""
 UNJUDGED = 1e-2
 

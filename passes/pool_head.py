@@ -5,6 +5,7 @@ That is the GAP variant of ThiNet (Luo et al. 2017); what stands behind the old 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -51,13 +52,12 @@ def pool_head(model: ir.Model, heads: Sequence[Head]) -> ir.Model:
 
 def _place(model: ir.Model, head: Head, pools: dict[str, ir.Value], taken: set[str]) -> None:
     graph, values = model.graph, values_by_name(model)
-    target = values[head.target]
-    before = target.producer()
-    assert before is not None
-    added = _Added(graph, before, taken)
-    if head.source not in pools:
-        pools[head.source] = _pooled(added, values[head.source], head, model.opset_imports[""])
-    pooled = pools[head.source]
+    target, source = values[head.target], values[head.source]
+    made, last = source.producer(), target.producer()
+    assert made is not None and last is not None
+    if head.source not in pools:  # behind the source, so that tails that end in any order can share it
+        pools[head.source] = _pooled(_Added(graph, made, taken), source, head, model.opset_imports[""])
+    added, pooled = _Added(graph, last, taken), pools[head.source]
     if head.cast:
         pooled = added.node("Cast", [pooled], {"to": head.weight.dtype.value}, f"{head.target}.cast")
     weight, bias = (
@@ -68,25 +68,26 @@ def _place(model: ir.Model, head: Head, pools: dict[str, ir.Value], taken: set[s
     if len(head.rest) > 1:
         sizes = add_constant(graph, f"{head.target}.sizes", np.array([-1, *head.rest], np.int64), None, taken)
         result = added.node("Reshape", [result, sizes], {}, f"{head.target}.shaped")
-    _take_over(graph, target, result)
+    _take_over(target, result)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Added:
-    """Puts new nodes before a node."""
+    """Puts new nodes behind a node, and behind each other."""
 
     graph: ir.Graph
-    before: ir.Node
+    behind: ir.Node
     taken: set[str]
 
-    def node(self, op_type: str, inputs: Sequence[ir.Value], attributes: dict[str, object], name: str) -> ir.Value:
-        """The result of a new node; it has the node's name, made unique."""
+    def node(self, op_type: str, inputs: Sequence[ir.Value], attributes: dict[str, Any], name: str) -> ir.Value:
+        """The result of a new node; both have the name, made unique."""
         while name in self.taken:
             name += "_"
         self.taken.add(name)
-        node = ir.node(op_type, inputs, attributes, name=name)  # type: ignore[arg-type]
+        node = ir.node(op_type, inputs, attributes, name=name)
         node.outputs[0].name = name
-        self.graph.insert_before(self.before, node)
+        self.graph.insert_after(self.behind, node)
+        self.behind = node
         return node.outputs[0]
 
 
@@ -94,7 +95,8 @@ def _pooled(added: _Added, source: ir.Value, head: Head, opset: int) -> ir.Value
     """(N, C), by the operator that runtimes know best; that one wants the channels in front."""
     name = f"{head.source}.pooled"
     if head.axis == 1:
-        return added.node("Flatten", [added.node("GlobalAveragePool", [source], {}, name)], {"axis": 1}, f"{name}.flat")
+        pooled = added.node("GlobalAveragePool", [source], {}, name)
+        return added.node("Flatten", [pooled], {"axis": 1}, f"{name}.flat")
     axes = [axis for axis in range(1, head.rank) if axis != head.axis]
     if opset < AXES_AS_INPUT:
         return added.node("ReduceMean", [source], {"axes": axes, "keepdims": 0}, name)
@@ -102,7 +104,7 @@ def _pooled(added: _Added, source: ir.Value, head: Head, opset: int) -> ir.Value
     return added.node("ReduceMean", [source, given], {"keepdims": 0}, name)
 
 
-def _take_over(graph: ir.Graph, target: ir.Value, result: ir.Value) -> None:
+def _take_over(target: ir.Value, result: ir.Value) -> None:
     """The new result has the readers of the old one, and its name, type and shape."""
     name = target.name
     result.type, result.shape = target.type, target.shape
