@@ -1,6 +1,6 @@
 """`--head gap`: tails give way to one layer on pooled channels before anything is analysed, scored or pruned."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from onnxprune.config import Config
 from onnxprune.costs import cost_model, parameters
 from onnxprune.dependency import Analysis
 from onnxprune.errors import BadInput
-from onnxprune.graph import Array
+from onnxprune.graph import Array, every_node
 from onnxprune.passes.normalise import normalise
 from onnxprune.passes.pool_head import Head, pool_head
 from onnxprune.plan import HeadPlan, tensor_from, tensor_text
@@ -78,7 +78,7 @@ def _new_head(model: ir.Model, data: Data, config: Config, planned: Sequence[Hea
         fits = _fitted(old, fitted(data, old.analysis.trace, macs, config), stages)
         found = {target: _tensors(fit, old.types[target]) for target, (fit, _) in fits.items()}
         reports = tuple(_report(old.tails[target], *fit) for target, fit in fits.items())
-    _require_free([old.tails[target] for target in found], config)
+    _require_free(old, found, config)
     heads = [_head(old, old.tails[target], *weights) for target, weights in found.items()]
     kept = tuple(f"Output {name!r} keeps its head: {reason}." for name, reason in old.reasons.items())
     notes = kept if planned else (*kept, *((MADE_UP,) if data.source.synthetic else ()))
@@ -108,12 +108,15 @@ def _require_replaceable(old: _Old) -> None:
         raise BadInput(f"--head gap finds no tail to replace: {told}")
 
 
-def _require_free(tails: Sequence[Tail], config: Config) -> None:
-    """Raises BadInput where `--keep` names what goes."""
-    for pattern in config.keep:
-        named = [node.name for tail in tails for node in tail.nodes if matches(names_of(node), [pattern])]
-        if named:
-            raise BadInput(f"--keep {pattern!r} names {named[0]!r}, which a new head takes the place of")
+def _require_free(old: _Old, targets: Collection[str], config: Config) -> None:
+    """Raises BadInput where `--keep` names what goes, or another option names nothing else."""
+    gone = {node for target in targets for node in old.tails[target].nodes}
+    rest = {name for node in every_node(old.analysis.model) if node not in gone for name in names_of(node)}
+    for option, patterns in (("--keep", config.keep), ("--only", config.only), ("--ratios", config.ratios)):
+        for pattern in patterns:
+            named = sorted(node.name or "" for node in gone if matches(names_of(node), [pattern]))
+            if named and (option == "--keep" or not matches(rest, [pattern])):
+                raise BadInput(f"{option} {pattern!r} names {named[0]!r}, which a new head takes the place of")
 
 
 def _fitted(old: _Old, data: Data, stages: Stages) -> dict[str, tuple[Fit, int]]:

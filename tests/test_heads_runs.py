@@ -223,10 +223,13 @@ def test_a_second_input_that_joins_the_tail_keeps_it() -> None:
         headed(model, data)
 
 
-@pytest.mark.parametrize("pattern", ["d_w", "z", "h2*"])
-def test_a_part_of_the_tail_cannot_be_kept(pattern: str) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{"keep": "d_w"}, {"keep": "z"}, {"keep": "h2*"}, {"only": "d_w"}, {"macs": None, "ratios": {"e_*": 0.5}}],
+)
+def test_options_cannot_name_a_part_of_the_tail(options: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match="which a new head takes the place of"):
-        headed(vgg(), keep=pattern)
+        headed(vgg(), **options)
 
 
 def test_what_keep_names_outside_the_tail_stays() -> None:
