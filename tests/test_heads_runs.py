@@ -63,8 +63,9 @@ def test_other_methods_prune_behind_a_new_head(method: str) -> None:
     assert result.report.proof < 1e-5
 
 
-def test_gates_are_steered_to_a_share_of_the_original() -> None:
+def test_gates_are_steered_to_a_share_of_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
+    monkeypatch.setattr("onnxprune.gradients.l0.STEPS", 20)
     result = compress(vgg(), calib=inputs(), head="gap", **PRUNED | {"method": "l0"}, params=0.15)
     assert params(result.model) <= 0.15 * params(vgg())
     assert any("asked for were 15.0%" in note for note in result.report.notes)
