@@ -187,9 +187,10 @@ def _cost(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: s
     narrower than its block costs something between its own and its padded size (docs/decisions).
     """
     count = costs.macs if kind == "macs" else costs.params
-    padded, before = runtime_cost(analysis, align), costs.before
-    whole = float(before.macs(before.full)) if kind == "macs" else before.came
-    whole_padded = float(runtime_cost(before.analysis, align)(before.full))
+    padded, before, whole = runtime_cost(analysis, align), costs.before, costs.whole(kind)
+    own = float(before.macs(before.full))
+    # Of what a new head replaced, nothing is padded.
+    whole_padded = float(runtime_cost(before.analysis, align)(before.full)) * whole / max(own, 1e-30)
 
     def cost(every: np.ndarray) -> np.ndarray:
         share = count(every) / whole

@@ -58,6 +58,13 @@ class Config(BaseModel):
         "Widths for fisher: the channel whose damage is least for each multiply–add, parameter or element of an "
         "activation that goes with it, one after the other. If not given: as --allocate says.",
     )
+    head: Literal["gap"] | None = option(
+        None,
+        "Method",
+        "gap: one layer on the mean of each channel, solved by least squares, takes the place of a fully connected "
+        "tail before anything is pruned.",
+        "gap",
+    )
     memory: str = option(
         "4GB", "Method", "What the sums of all layers may take; layers too wide for it are judged by variances alone."
     )

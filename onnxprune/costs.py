@@ -26,7 +26,8 @@ class CostModel:
     `rest` (T,) elements on unlabelled axes; `forms` K of them, padded with 1; `weight_macs` (T,) multiply–adds of one
     element a sample; `stored` (T,) 1 for constants of the file, 0 for computed ones and products of activations;
     `fixed_macs` what no width changes; `came` the elements of the model as it came, with BatchNorms and without the
-    biases that were added; `wide` counts the model before its first cut, where this is not that.
+    biases that were added, and `came_macs` its multiply–adds, None for those at full width; `wide` counts the model
+    before its first cut, where this is not that.
     """
 
     rest: Float
@@ -38,12 +39,20 @@ class CostModel:
     combined: tuple[tuple[int, ...], ...]
     came: int
     analysis: Analysis
-    wide: "CostModel | None"
+    wide: "CostModel | None" = None
+    came_macs: float | None = None
 
     @property
     def before(self) -> "CostModel":
-        """The costs that a budget's shares are of."""
+        """The costs before the first cut."""
         return self.wide or self
+
+    def whole(self, kind: str) -> float:
+        """What shares of the budget refer to: the multiply–adds ("macs") or parameters of the model as it came."""
+        before = self.before
+        if kind != "macs":
+            return float(before.came)
+        return float(before.macs(before.full)) if before.came_macs is None else before.came_macs
 
     def elements(self, widths: npt.NDArray[np.generic]) -> Float:
         """(…, T) the elements that stay, for widths (…, groups)."""
@@ -144,10 +153,16 @@ def _owners(analysis: Analysis) -> _Owners:
     return _Owners(column, tuple(combined), full)
 
 
-def cost_model(analysis: Analysis, original: ir.Model | None = None, wide: CostModel | None = None) -> CostModel:
+def cost_model(
+    analysis: Analysis,
+    original: ir.Model | None = None,
+    wide: CostModel | None = None,
+    macs_of_it: float | None = None,
+) -> CostModel:
     """Count the analysed model; exact where a group's units lie equally often in each tensor, as they mostly do.
 
-    `original` is the model before layers were folded and given biases, if not the same.
+    `original` is the model before layers were folded and given biases, if not the same; and `macs_of_it` what it takes,
+    if it has another head.
     """
     owner, batch = _owners(analysis), max(analysis.trace.batch, 1)
     macs: dict[ir.Value, float] = {}
@@ -182,6 +197,7 @@ def cost_model(analysis: Analysis, original: ir.Model | None = None, wide: CostM
         parameters(original or analysis.model),
         analysis,
         wide,
+        macs_of_it,
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxprune.calibration.allowance import allowance
@@ -25,6 +26,8 @@ from onnxprune.progress import Stages
 from onnxprune.rebuild import Rebuilt, rebuild
 from onnxprune.scoring import Scored, score
 from onnxprune.widths import runtime_block
+
+ALONE = "the new head alone meets the budget"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +67,8 @@ def cut(prepared: Prepared, data: Data, config: Config, stages: Stages) -> Cut:
 
     Raises BadInput where nothing can go, BudgetNotMet where not enough can.
     """
+    if prepared.alone:
+        return _untouched(prepared)
     seen = _look(prepared, data, config, stages)
     chosen, keep, refused = _choose(prepared, seen, data, config, stages)
     # The rebuild needs the targets alone: the moments of all layers go before it.
@@ -73,6 +78,13 @@ def cut(prepared: Prepared, data: Data, config: Config, stages: Stages) -> Cut:
         slim = remove(prepared.analysis, keep)
     slim, solved, disk = _rebuilt(prepared, slim, keep, seen, data, config, stages)
     return Cut(slim, keep, chosen, refused, tuple(solved), disk, seen.wide, seen.notes)
+
+
+def _untouched(prepared: Prepared) -> Cut:
+    """No cut, for the new head is enough."""
+    keep, refused = prepared.analysis.keep_all(), {group.name: ALONE for group in prepared.groups}
+    chosen = Chosen((), np.empty(0, np.int64), f"none: {ALONE}")
+    return Cut(remove(prepared.analysis, keep), keep, chosen, refused, (), 0, (), ())
 
 
 def widths(prepared: Prepared, data: Data, config: Config, stages: Stages) -> Chosen:

@@ -8,6 +8,7 @@ from threadpoolctl import threadpool_limits
 
 from onnxprune.config import Config, make_config
 from onnxprune.cutting import solves
+from onnxprune.heads import prepare_headed
 from onnxprune.importance import SCORERS
 from onnxprune.measure import measure, open_judge
 from onnxprune.model_io import ModelSource, like, load
@@ -15,7 +16,7 @@ from onnxprune.passes.samplers import drop_idle_samplers
 from onnxprune.passes.states import settle_products
 from onnxprune.plan import Plan
 from onnxprune.planning import make_plan, reader_errors
-from onnxprune.prepare import fitted, open_data, prepare
+from onnxprune.prepare import fitted, open_data
 from onnxprune.progress import Progress, Silent, Stages
 from onnxprune.report import Report
 from onnxprune.reporting import Outcome, make_report
@@ -79,7 +80,7 @@ def _run(
         fold = solves(settings) or settings.method in SCORERS
         data = open_data(loaded.model, calib, settings, matched=fold)
         samples = course.opened(loaded.model, calib, data, settings) if settings.finetune else None
-        prepared = prepare(loaded.model, data, settings, fold)
+    prepared = prepare_headed(loaded.model, data, settings, fold, stages)
     costs = prepared.costs
     data = fitted(data, prepared.analysis.trace, float(costs.macs(costs.full)), settings)
     pruned = prune(prepared, data, samples, course, settings, stages)
@@ -88,7 +89,7 @@ def _run(
     with stages.stage("verify"):
         proof = prove(prepared.analysis, slim, pruned.keep, data.sample, named)
     with stages.stage("measure"):
-        measured = measure(prepared.original, slim, data, judge, settings)
+        measured = measure(prepared.came, slim, data, judge, settings)
     plan = make_plan(prepared, pruned.keep, reader_errors(prepared, pruned.last.solved), settings)
     outcome = Outcome(
         model=slim,

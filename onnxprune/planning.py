@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -94,4 +95,6 @@ def make_plan(prepared: Prepared, keep: Keep, errors: Mapping[str, float], confi
                     cuts=cuts(analysis, group.units, keep),
                 )
             )
-    return Plan(groups=tuple(groups), open=config.open, sampler=config.sampler)
+    heads = () if prepared.head is None else prepared.head.plans
+    version: Literal[1, 2] = 2 if heads else 1
+    return Plan(schema_version=version, heads=heads, groups=tuple(groups), open=config.open, sampler=config.sampler)

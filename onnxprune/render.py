@@ -8,7 +8,18 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxprune.config import BUDGETS
-from onnxprune.report import Accuracy, ClosedReport, EpochReport, Fidelity, Latency, Report, RoundReport, Totals, Tuned
+from onnxprune.report import (
+    Accuracy,
+    ClosedReport,
+    EpochReport,
+    Fidelity,
+    HeadReport,
+    Latency,
+    Report,
+    RoundReport,
+    Totals,
+    Tuned,
+)
 
 LEAST_WIDTH = 120
 
@@ -111,13 +122,15 @@ def _lines(report: Report, verbose: bool) -> Iterable[tuple[str, str]]:
         yield "budget", f"{budget.kind} {budget.target:.3g} {asked}, {budget.reached:.4f} reached"
     else:
         yield "budget", f"{budget.kind}: {share(budget.reached)} of the channels removed"
-    align = f"; widths in multiples of {report.align} where they can be" if budget.kind != "plan" else ""
-    yield "allocation", report.allocation + align
-    if all(group.kept == group.width for group in report.groups):
+    whole = all(group.kept == group.width for group in report.groups)
+    bare = budget.kind == "plan" or (whole and report.heads)
+    yield "allocation", report.allocation + f"; widths in multiples of {report.align} where they can be" * (not bare)
+    if whole and not report.heads:
         yield "note", "Nothing was removed: the model meets the budget as it is."
     if report.calibration is not None:
         yield "data", report.calibration.description
         yield from (("guessed", guess) for guess in report.calibration.guesses)
+    yield from (("new head", head_text(head)) for head in report.heads)
     yield from (round_line(one) for one in report.rounds)
     if report.tuned is not None:
         yield from tuned_lines(report.tuned)
@@ -127,6 +140,16 @@ def _lines(report: Report, verbose: bool) -> Iterable[tuple[str, str]]:
     yield "proof", f"differs from the masked original by {report.proof:.1e} of its largest output"
     if verbose:
         yield "seconds", ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in report.seconds.items())
+
+
+def head_text(head: HeadReport) -> str:
+    """One sentence on a new head."""
+    what = f"{', '.join(head.outputs)}: one layer of {head.numbers} on the means of the {head.channels} channels of "
+    if head.ridge is None:
+        return f"{what}{head.source}, as the plan has it"
+    agreement = "" if head.same_class is None else f"same class for {share(head.same_class)}, "
+    missed = "" if head.error is None else f"; {agreement}misses {share(head.error)} of the variance of held-out ones"
+    return f"{what}{head.source}, solved on {head.samples} inputs{missed}"
 
 
 def fidelity_text(fidelity: Fidelity) -> str:

@@ -9,8 +9,8 @@ from onnxprune.calibration.collect import collect
 from onnxprune.calibration.sampling import Sampling
 from onnxprune.choose import Chosen
 from onnxprune.config import Config
-from onnxprune.costs import cost_model
 from onnxprune.dependency import Keep
+from onnxprune.heads import prepare_headed
 from onnxprune.layers import layers_in_order
 from onnxprune.measure import measure, open_judge
 from onnxprune.model_io import Loaded, ModelSource, like, load
@@ -19,11 +19,11 @@ from onnxprune.passes.samplers import drop_idle_samplers
 from onnxprune.passes.states import settle_products
 from onnxprune.pipeline import Result
 from onnxprune.plan import Plan, keep_of
-from onnxprune.prepare import Data, Prepared, fitted, open_data, prepare
+from onnxprune.prepare import Data, Prepared, fitted, open_data
 from onnxprune.progress import Progress, Silent, Stages
 from onnxprune.rebuild import Rebuilt, rebuild
 from onnxprune.report import Budget, Report
-from onnxprune.reporting import Outcome, make_report
+from onnxprune.reporting import Outcome, head_notes, make_report
 from onnxprune.serialise import LARGE, tensor_bytes
 from onnxprune.verify import prove
 
@@ -48,7 +48,8 @@ def apply_plan(
     Raises BadInput where the plan is not this model's, BudgetNotMet, or ProofFailed; the model given is never changed.
     """
     stages = Stages(progress or Silent())
-    settings = (config or Config()).model_copy(update={"open": plan.open, "sampler": plan.sampler})
+    fixed = {"open": plan.open, "sampler": plan.sampler, "head": None}
+    settings = (config or Config()).model_copy(update=fixed)
     solve = calib is not None and settings.rebuild != "none"
     if not solve:
         settings = settings.model_copy(update={"samples": settings.samples or FEW_SAMPLES})
@@ -57,8 +58,9 @@ def apply_plan(
             loaded = load(model)
             judge = open_judge(loaded.model, eval, metric, settings)
             data = open_data(loaded.model, calib, settings, matched=solve)
-            prepared = prepare(loaded.model, data, settings, fold=solve)
-            costs = cost_model(prepared.analysis)
+        prepared = prepare_headed(loaded.model, data, settings, solve, stages, plan.heads)
+        with stages.stage("analyse"):
+            costs = prepared.costs
             data = fitted(data, prepared.analysis.trace, float(costs.macs(costs.full)), settings)
             keep = keep_of(plan, prepared.analysis)
         slim = remove(prepared.analysis, keep)
@@ -67,10 +69,10 @@ def apply_plan(
         slim = settle_products(named)
         with stages.stage("verify"):
             proof = prove(prepared.analysis, slim, keep, data.sample, named)
-        if not solve and "measure" not in settings.model_fields_set and tensor_bytes(prepared.original) > LARGE:
+        if not solve and "measure" not in settings.model_fields_set and tensor_bytes(prepared.came) > LARGE:
             settings = settings.model_copy(update={"measure": False})
         with stages.stage("measure"):
-            measured = measure(prepared.original, slim, data, judge, settings)
+            measured = measure(prepared.came, slim, data, judge, settings)
     outcome = Outcome(slim, _chosen(plan), {}, solved, proof, measured, stages.seconds, disk)
     return Result(like(slim, loaded), plan, _report(loaded, settings, prepared, data, plan, outcome))
 
@@ -107,6 +109,7 @@ def _report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, plan
         for g in report.groups
     )
     notes = () if outcome.solved else (UNSOLVED,) if config.measure else (UNSOLVED, UNMEASURED)
+    notes = (*head_notes(prepared), *notes)
     reached = 1 - sum(g.kept for g in groups) / max(sum(g.width for g in groups), 1)
     budget = Budget(kind="plan", target=reached, reached=reached)
     return report.model_copy(update={"groups": groups, "budget": budget, "notes": notes})

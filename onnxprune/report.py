@@ -138,6 +138,23 @@ class Budget(_Frozen):
     reached: float
 
 
+class HeadReport(_Frozen):
+    """A new head: a layer of `numbers` on the means of the `channels` of `source`, in the place of a tail.
+
+    `error` is the share of the variance of what the original's last layer gives that it misses, and `same_class` how
+    often the largest number is the same, both on held-out inputs. A head that a plan holds was not fitted again.
+    """
+
+    outputs: tuple[str, ...]
+    source: str
+    channels: int
+    numbers: int
+    samples: int = 0
+    ridge: float | None = None
+    error: float | None = None
+    same_class: float | None = None
+
+
 class Report(_Frozen):
     """Everything a run tells."""
 
@@ -155,6 +172,7 @@ class Report(_Frozen):
     before: Totals
     after: Totals
     proof: float
+    heads: tuple[HeadReport, ...] = ()
     tuned: Tuned | None = None
     rounds: tuple[RoundReport, ...] = ()
     latency: tuple[Latency, ...] = ()

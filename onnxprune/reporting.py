@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from onnxprune.choose import CAREFUL, Chosen, budget_of
 from onnxprune.config import BUDGETS, Config
-from onnxprune.costs import cost_model, parameters
+from onnxprune.costs import parameters
 from onnxprune.criteria import lookup
 from onnxprune.dependency import Analysis
 from onnxprune.grouping import Group
@@ -57,10 +57,10 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
     """Gather the report. Totals: of the model as it came (before BatchNorm was folded), and at the widths after."""
     kept = {group.name: len(group.kept) for group in plan.groups}
     errors = {group.name: group.error for group in plan.groups} | reader_errors(prepared, outcome.solved)
-    costs = cost_model(prepared.analysis)
+    costs = prepared.costs
     widths = np.array([kept.get(group.name, group.width) for group in prepared.analysis.groups], np.int64)
-    before = _totals(costs.macs(costs.full), prepared.original)
-    after = _totals(costs.macs(widths), outcome.model)
+    before = _totals(costs.whole("macs"), prepared.came)
+    after = _totals(float(costs.macs(widths)), outcome.model)
     groups = tuple(
         GroupReport(
             name=g.name,
@@ -86,13 +86,14 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
         before=before,
         after=after,
         proof=outcome.proof,
+        heads=() if prepared.head is None else prepared.head.reports,
         tuned=outcome.tuned,
         rounds=outcome.rounds,
         latency=outcome.measured.latency,
         fidelity=outcome.measured.fidelity,
         accuracy=outcome.measured.accuracy,
         seconds=dict(outcome.seconds),
-        notes=(*_notes(config, data), *_wide(config, outcome), *outcome.notes),
+        notes=(*head_notes(prepared), *_notes(config, data), *_wide(config, outcome), *outcome.notes),
     )
 
 
@@ -110,8 +111,8 @@ def _allocation(chosen: Chosen, config: Config) -> str:
     return chosen.allocation + (" (asked for)" if "allocate" in config.model_fields_set else " (the default)")
 
 
-def _totals(macs: np.ndarray, model: ir.Model) -> Totals:
-    return Totals(macs=round(float(macs)), params=parameters(model), bytes=tensor_bytes(model))
+def _totals(macs: float, model: ir.Model) -> Totals:
+    return Totals(macs=round(macs), params=parameters(model), bytes=tensor_bytes(model))
 
 
 def _budget(config: Config, data: Data, groups: Sequence[GroupReport], before: Totals, after: Totals) -> Budget:
@@ -150,6 +151,11 @@ def _wide(config: Config, outcome: Outcome) -> tuple[str, ...]:
         f"Too wide for Gram matrices in --memory {config.memory}: {names}{more}. Their inputs were judged by variance "
         "times squared weight (FLAP), and they were solved from a few rows, or by their means alone.",
     )
+
+
+def head_notes(prepared: Prepared) -> tuple[str, ...]:
+    """What is to be said of the new head; nothing where there is none."""
+    return () if prepared.head is None else prepared.head.notes
 
 
 def _notes(config: Config, data: Data) -> tuple[str, ...]:

@@ -129,6 +129,8 @@ def _told(prepared: Prepared, done: Pruned, step: Step) -> RoundReport:
 
 def _steps(prepared: Prepared, data: Data, config: Config, stages: Stages) -> list[Step]:
     """What is done one after the other; the last step is the one with the long fine-tune."""
+    if prepared.alone:
+        return [Step("", config, config.finetune)]
     groups = _group_by_group(prepared, data, config, stages) if config.finetune_per_layer else []
     steps = list(groups) or [
         *(_round(config, data.source.synthetic, number) for number in range(1, config.rounds)),

@@ -16,9 +16,10 @@ from onnxprune.calibration.source import MADE_UP
 from onnxprune.config import TUNING, Config, panel
 from onnxprune.dependency import Keep
 from onnxprune.errors import BadInput, ProofFailed
-from onnxprune.graph import Array, array_of, constants, every_node, values_by_name
+from onnxprune.graph import Array, array_of, constants, every_node, nodes_by_name, values_by_name
 from onnxprune.labels import Label
 from onnxprune.passes.fine_tune import fine_tune
+from onnxprune.passes.fold_batchnorm import fold_batchnorm
 from onnxprune.passes.remove import sliced
 from onnxprune.prepare import Data, Prepared
 from onnxprune.progress import Stages
@@ -127,7 +128,7 @@ def pruned(prepared: Prepared, slim: ir.Model, keep: Keep, samples: Samples, cou
     }
     return Task(
         slim,
-        analysis.model if config.match_features else prepared.original,
+        teacher_of(prepared) if config.match_features else prepared.came,
         samples,
         constants_of(node for node in every_node(slim) if node.name in prepared.frozen),
         lambda name, array: sliced(array, labels[name], keep),
@@ -136,6 +137,19 @@ def pruned(prepared: Prepared, slim: ir.Model, keep: Keep, samples: Samples, cou
         course.checkpoint,
         course.resume,
     )
+
+
+def teacher_of(prepared: Prepared) -> ir.Model:
+    """The original with inner values that mean what those of one name do in the pruned model.
+
+    Where it has another head than the analysed model, the BatchNorms go into its layers that went there.
+    """
+    if prepared.head is None:
+        return prepared.analysis.model
+    left = nodes_by_name(prepared.analysis.model)
+    gone = [node.inputs[0] for node in every_node(prepared.original) if node.name not in left and node.inputs]
+    folded = [value.producer() for value in gone if value is not None]
+    return fold_batchnorm(prepared.came, {node.name or "" for node in folded if node is not None})
 
 
 def constants_of(nodes: Iterable[ir.Node]) -> set[str]:

@@ -36,8 +36,8 @@ ROWS = {
     "criteria": "criteria.*",
     "settings": "config report",
     "training": "training.*",
-    "stages": "functions distilled prepare gradients.* importance flow final_responses nisp scoring allocate "
-    "probe greedy choose "
+    "stages": "functions inserted distilled prepare gradients.* importance flow final_responses nisp scoring allocate "
+    "probe greedy choose tails heads "
     "verify planning clipping solve pairs descent adjust rebuild bench fidelity measure reporting "
     "tuning composing cutting rounds",
     "order": "pipeline replay folding finetuning",

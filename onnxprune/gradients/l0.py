@@ -14,7 +14,6 @@ from torch import Tensor
 from onnxprune.allocate import Cost
 from onnxprune.choose import at_widths, budget_of, uniform_widths
 from onnxprune.config import Config
-from onnxprune.costs import CostModel
 from onnxprune.criteria.scored import Scores
 from onnxprune.graph import Array
 from onnxprune.grouping import Group
@@ -130,18 +129,15 @@ def _toward(answers: Mapping[str, Tensor]) -> Loss:
 def _budget(prepared: Prepared, groups: Sequence[Group], data: Data, config: Config) -> _Budget:
     costs, analysis = prepared.costs, prepared.analysis
     kind, target = budget_of(config, data.source.synthetic)
-    count = at_widths(analysis, groups, costs, _counted(costs, kind))
+    kind_of = "params" if kind == "params" else "macs"
+    count = at_widths(analysis, groups, costs, costs.params if kind == "params" else costs.macs)
     whole = float(count(np.array([group.width for group in groups])))
-    target *= float(_counted(costs.before, kind)(costs.before.full)) / whole
+    target *= costs.whole(kind_of) / whole
     if kind not in ("macs", "params"):  # the share that stays where every group loses what is asked for
         align = runtime_block() if config.align == "auto" else config.align
         widths = uniform_widths(analysis, groups, costs, data.source.synthetic, config, align)
         target = float(count(widths)) / whole
     return _Budget(lambda widths: np.asarray(count(widths) / whole), target)
-
-
-def _counted(costs: CostModel, kind: str) -> Cost:
-    return costs.params if kind == "params" else costs.macs
 
 
 def _endless(data: Data) -> Iterator[Mapping[str, Array]]:
