@@ -7,6 +7,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from onnxprune.config import Config, make_config
+from onnxprune.course import Course
 from onnxprune.cutting import solves
 from onnxprune.heads import prepare_headed
 from onnxprune.importance import SCORERS
@@ -21,7 +22,6 @@ from onnxprune.progress import Progress, Silent, Stages
 from onnxprune.report import Report
 from onnxprune.reporting import Outcome, make_report
 from onnxprune.rounds import prune
-from onnxprune.tuning import Course
 from onnxprune.verify import prove
 
 

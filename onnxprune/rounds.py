@@ -10,6 +10,7 @@ from onnxprune.choose import Chosen, budget_of, uniform_widths
 from onnxprune.composing import carried, prepare_again
 from onnxprune.config import BUDGETS, Config
 from onnxprune.costs import parameters
+from onnxprune.course import Course, pruned
 from onnxprune.cutting import Cut, cut, widths
 from onnxprune.dependency import Group, Keep
 from onnxprune.errors import BudgetNotMet
@@ -19,7 +20,7 @@ from onnxprune.prepare import Data, Prepared
 from onnxprune.progress import Stages
 from onnxprune.report import RoundReport, Tuned
 from onnxprune.training.samples import Samples
-from onnxprune.tuning import Course, pruned, tune
+from onnxprune.tuning import tune
 from onnxprune.widths import runtime_block
 
 SHORT, SHORTER = 1.0, 0.25
