@@ -9,11 +9,13 @@ import onnx
 import pytest
 from cli_case import FAST, tiny_model, write_case
 from dense_mask import max_relative_difference, run
+from graph_text import Weights, integers, model_from_text
 from model_counts import constants, macs, params
 from pipeline_case import pictures, prune, resnet, tiny, widths
 from removal import analysed, proto
 from topologies import TOPOLOGIES
 
+from onnxprune import compress
 from onnxprune import rounds as schedule
 from onnxprune.cli import run as command
 from onnxprune.config import make_config
@@ -159,6 +161,23 @@ def test_samplers_lose_channels_in_each_round() -> None:
     assert result.report.proof < 1e-5
     samplers = {node.name for node in result.model.graph.node if node.op_type == "Gather"}
     assert samplers == {"Conv:a.sampler", "Conv:c.sampler", "Conv:p.sampler"}
+
+
+def test_states_that_are_handed_out_keep_their_size() -> None:
+    body = """
+    i = MatMul (x, e_w) t = Tanh (i) s, hn, cn = LSTM <hidden_size=8> (t, w, r, b, "", h, c)
+    z = Squeeze (s, one) o = MatMul (z, o_w) y = Add (o, o_b)
+    """
+    signature = "(float[S,N,5] x, float[1,N,8] h, float[1,N,8] c) => (float[S,N,3] y, float[1,N,8] hn, float[1,N,8] cn)"
+    weights: Weights = {"e_w": (5, 6), "w": (1, 32, 6), "r": (1, 32, 8), "b": (1, 64), "o_w": (8, 3), "o_b": (3,)}
+    model = model_from_text(signature, body, weights | {"one": integers(1)})
+    result = compress(model, ratio=0.5, align=1, measure=False, samples=32, rounds=2, finetune=1)
+    assert sorted((g.width, g.kept) for g in result.report.groups) == [(6, 3), (8, 4)]
+    assert [sorted(one.kept.values()) for one in result.report.rounds] == [[4, 6], [3, 4]]
+    shapes = {"x": (4, 2, 5), "h": (1, 2, 8), "c": (1, 2, 8)}
+    found = run(result.model, {name: np.ones(shape, np.float32) for name, shape in shapes.items()})
+    assert [np.count_nonzero(found["hn"][0, 0]), found["hn"].shape[-1]] == [4, 8]
+    assert result.report.proof < 1e-5
 
 
 def test_a_budget_out_of_reach_is_told_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
