@@ -129,10 +129,8 @@ def _toward(answers: Mapping[str, Tensor]) -> Loss:
 def _budget(prepared: Prepared, groups: Sequence[Group], data: Data, config: Config) -> _Budget:
     costs, analysis = prepared.costs, prepared.analysis
     kind, target = budget_of(config, data.source.synthetic)
-    kind_of = "params" if kind == "params" else "macs"
     count = at_widths(analysis, groups, costs, costs.params if kind == "params" else costs.macs)
-    whole = float(count(np.array([group.width for group in groups])))
-    target *= costs.whole(kind_of) / whole
+    whole = costs.whole("params" if kind == "params" else "macs")
     if kind not in ("macs", "params"):  # the share that stays where every group loses what is asked for
         align = runtime_block() if config.align == "auto" else config.align
         widths = uniform_widths(analysis, groups, costs, data.source.synthetic, config, align)
