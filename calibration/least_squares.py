@@ -39,13 +39,13 @@ class RidgeFactor:
 
     def __init__(self, gram: Real, rho: float) -> None:
         scale = mean_diagonal(gram)
-        self._factor, self.ridge = factored(gram, rho * scale, scale)
+        self._factor, self._ridge = factored(gram, rho * scale, scale)
 
     def solve(self, cross: F64, prior: F64) -> F64:
         """The weight (n, F) for `cross` (F, n), pulled toward `prior`."""
         if self._factor is None:
             return prior.copy()
-        return _solved(self._factor, cross.T + self.ridge * prior)
+        return _solved(self._factor, cross.T + self._ridge * prior)
 
 
 def residual(gram: Real, cross: F64, energy: float, weight: F64, kept: Index) -> float:

@@ -53,13 +53,12 @@ class Fit:
     factor: RidgeFactor | None = None
 
     def spread(self, weight: F64) -> F64:
-        """(n, n) how outputs of a weight vary, W (G + ρI) Wᵀ."""
-        if self.moments is None or self.factor is None:
+        """(n, n) how outputs of a weight vary, W G Wᵀ."""
+        if self.moments is None:
             x = np.concatenate([part.x for part in self.rows])[-WIDE_ROWS:]
             outputs = (x - x.mean(axis=0)).astype(np.float64) @ weight.T
             return np.asarray(outputs.T @ outputs / len(x))
-        varied = (self.moments.gram @ weight.T).astype(np.float64) + self.factor.ridge * weight.T
-        return np.asarray(weight @ varied)
+        return np.asarray(weight @ (self.moments.gram @ weight.T))
 
     def intercept(self, weight: F64) -> F64:
         """(n,) the bias that gives outputs of a weight their mean."""

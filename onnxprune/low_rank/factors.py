@@ -42,8 +42,9 @@ def by_singular_values(weight: F64, rank: int) -> Factors:
 class Responses:
     """Reduced-rank regression (Izenman 1975): what a fit `weight` (n, F) gives, and how that varies (n, n).
 
-    `spread` = W (G + ρI) Wᵀ for a ridge fit with the moments G of its inputs. The best weight of rank k in the same
-    ridged sense is the projection of W on the k first eigenvectors, and costs the sum of the eigenvalues left out.
+    `spread` = W G Wᵀ with the moments G of its inputs. The weight of rank k whose outputs are nearest to those of W is
+    its projection on the k first eigenvectors, and costs the sum of the eigenvalues left out. (Were the ridge of the
+    fit counted too, ranks would go into directions in which nothing ever varies.)
     """
 
     weight: F64
