@@ -57,6 +57,9 @@ def main() -> None:
             f"{report.after.macs / report.before.macs:.3f} of the multiply–adds, {spent:.0f} s",
             flush=True,
         )
+        for one in report.rounds:
+            judged = one.tuned.epochs[-1].model_dump_json(exclude_none=True) if one.tuned is not None else ""
+            print(f"  round {one.name}: {one.macs:.3f} of the multiply–adds, {judged}", flush=True)
         for epoch in report.tuned.epochs if report.tuned is not None else ():
             print(f"  {epoch.model_dump_json(exclude_none=True)}", flush=True)
     Path("finetune-test.npz").unlink()

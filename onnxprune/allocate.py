@@ -130,9 +130,8 @@ def _rise(choice: Choice, index: int) -> int:
 
 
 def _unreachable(candidates: Sequence[Sequence[int]], cost: Cost, target: float) -> BudgetNotMet:
-    full = float(cost(np.array([w[-1] for w in candidates], np.int64)))
     least = float(cost(np.array([w[0] for w in candidates], np.int64)))
     return BudgetNotMet(
-        f"the budget of {target / full:.3f} of the original cannot be reached: with every open group at its least "
-        f"width {least / full:.3f} remain; `onnxprune inspect` tells what is closed and why; --align 1 is finer"
+        f"the budget of {target:.3f} of the original cannot be reached: with every open group at its least "
+        f"width {least:.3f} remain; `onnxprune inspect` tells what is closed and why; --align 1 is finer"
     )

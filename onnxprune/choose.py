@@ -82,7 +82,7 @@ def choose(
     Raises BudgetNotMet where no allowed widths meet the budget.
     """
     groups = [one.group for one in scored]
-    candidates = [_candidates(group, config, align) for group in groups] + [list(one.ranks) for one in products]
+    candidates = _candidates(groups, costs, config, align) + [list(one.ranks) for one in products]
 
     def chosen(widths: Widths, allocation: str) -> Chosen:
         ranks = zip(products, widths[len(groups) :].tolist(), strict=True)
@@ -91,14 +91,15 @@ def choose(
 
     kind, share = budget_of(config, data.source.synthetic)
     if kind in ("ratio", "ratios"):
-        return chosen(_by_rate(candidates, kind, share), "the same share of every group")
+        came = [*_came(groups, costs), *(one.ranks[-1] for one in products)]
+        return chosen(_by_rate(candidates, came, kind, share), "the same share of every group")
     if kind == "ranks":
         return chosen(np.array([w[-1] for w in candidates], np.int64), "ranks alone, as asked for")
     cost = _joint(analysis, groups, costs, products, kind, config, align)
     priced = [w if _is_priced(one, config) else w[-1:] for one, w in zip(scored, candidates, strict=False)]
     priced += candidates[len(groups) :]
     least = np.array([w[0] for w in priced], np.int64)
-    if config.allocate == "uniform" or float(cost(least)) > share:
+    if config.allocate == "uniform" or float(cost(least)) > share or not candidates:
         why = "asked for" if config.allocate == "uniform" else "the groups with statistics to price are not enough"
         return chosen(uniform(candidates, cost, share), f"uniform: {why}")
     if config.method == "fisher" and config.fisher_cost is not None:
@@ -109,16 +110,29 @@ def choose(
     if config.method == "l0":
         widths = by_threshold([one.problem.importance for one in scored], candidates, cost, share)
         return chosen(widths, "l0: the channels whose gates stay open under the budget's price")
-    count, inputs = _probe_size(len(priced), data, float(costs.macs(costs.full)))
-    feeds = _probe_feeds(data, inputs)
+    pairs, macs = list(zip(scored, priced, strict=False)), float(costs.macs(costs.full))
+    choices = _probed(analysis, pairs, products, layers, data, macs, tick)
+    return chosen(least_damage(choices, cost, share), "global: the outputs suffer least, by a probe of each group")
+
+
+def _probed(
+    analysis: Analysis,
+    pairs: Sequence[tuple[Scored, Sequence[int]]],
+    products: Sequence[Factorable],
+    layers: Sequence[Layer],
+    data: Data,
+    macs: float,
+    tick: Tick,
+) -> list[Choice]:
+    """What each width of each group, and each rank of each layer, does to the outputs."""
+    count, inputs = _probe_size(len(pairs) + len(products), data, macs)
+    scored, feeds = [one for one, _ in pairs], _probe_feeds(data, inputs)
     prober = open_prober(analysis, layers, scored, feeds, [one.layer for one in products])
-    pairs = list(zip(scored, priced, strict=False))
     together = max(1, TOGETHER // count)
     neighbours = [pairs[i : i + together] for i in range(0, len(pairs), together)]
-    damage = list(chain.from_iterable(each(lambda some: _damage(prober, some, count, tick), neighbours)))
+    damage = chain.from_iterable(each(lambda some: _damage(prober, some, count, tick), neighbours))
     choices = [Choice(w, [d * _shared(one.group) for d in own]) for (one, w), own in zip(pairs, damage, strict=True)]
-    choices += each(lambda one: Choice(one.ranks, _damage_of_ranks(prober, one, count)), products)
-    return chosen(least_damage(choices, cost, share), "global: the outputs suffer least, by a probe of each group")
+    return choices + each(lambda one: Choice(one.ranks, _damage_of_ranks(prober, one, count)), products)
 
 
 def uniform_widths(
@@ -128,16 +142,23 @@ def uniform_widths(
 
     Raises BudgetNotMet where no allowed widths meet the budget.
     """
-    candidates = [_candidates(group, config, align) for group in groups]
+    candidates = _candidates(groups, costs, config, align)
     kind, share = budget_of(config, synthetic)
     if kind in ("ratio", "ratios"):
-        return _by_rate(candidates, kind, share)
+        return _by_rate(candidates, _came(groups, costs), kind, share)
     return uniform(candidates, _cost(analysis, groups, costs, kind, config, align), share)
 
 
-def _by_rate(candidates: Sequence[Sequence[int]], kind: BudgetKind, share: float) -> Widths:
-    rate = share if kind == "ratio" else 0.0
-    return np.array([w[0] if len(w) == 1 else nearest_width(w, w[-1] * (1 - rate)) for w in candidates], np.int64)
+def _came(groups: Sequence[Group], costs: CostModel) -> list[int]:
+    """The widths before the first cut."""
+    before = {group.name: group.width for group in costs.before.analysis.groups}
+    return [before[group.name] for group in groups]
+
+
+def _by_rate(candidates: Sequence[Sequence[int]], came: Sequence[int], kind: BudgetKind, share: float) -> Widths:
+    kept = 1 - share if kind == "ratio" else 1.0
+    widths = [w[0] if len(w) == 1 else nearest_width(w, n * kept) for w, n in zip(candidates, came, strict=True)]
+    return np.array(widths, np.int64)
 
 
 def _is_priced(scored: Scored, config: Config) -> bool:
@@ -171,13 +192,14 @@ def _shared(group: Group) -> float:
     return SHARED_FACTOR if len(group.readers) > 1 else 1.0
 
 
-def _candidates(group: Group, config: Config, align: int) -> list[int]:
-    """The allowed widths; the one that `--ratios` sets where it names the group."""
-    widths = allowed_widths(group, align)
-    for pattern, rate in config.ratios.items():
-        if matches(group.names | {group.name}, [pattern]):
-            return [nearest_width(widths, group.width * (1 - rate))]
-    return widths
+def _candidates(groups: Sequence[Group], costs: CostModel, config: Config, align: int) -> list[list[int]]:
+    """The allowed widths of each group; the one that `--ratios` sets where it names the group."""
+    found = []
+    for group, came in zip(groups, _came(groups, costs), strict=True):
+        widths, names = allowed_widths(group, align), group.names | {group.name}
+        rate = next((rate for pattern, rate in config.ratios.items() if matches(names, [pattern])), None)
+        found.append(widths if rate is None else [nearest_width(widths, came * (1 - rate))])
+    return found
 
 
 def _cost(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: str, config: Config, align: int) -> Cost:
@@ -187,8 +209,9 @@ def _cost(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: s
     narrower than its block costs something between its own and its padded size (docs/decisions).
     """
     count = costs.macs if kind == "macs" else costs.params
-    padded = runtime_cost(analysis, align)
-    whole, whole_padded = float(costs.macs(costs.full)) if kind == "macs" else costs.came, float(padded(costs.full))
+    padded, before = runtime_cost(analysis, align), costs.before
+    whole = float(before.macs(before.full)) if kind == "macs" else before.came
+    whole_padded = float(runtime_cost(before.analysis, align)(before.full))
 
     def cost(every: np.ndarray) -> np.ndarray:
         share = count(every) / whole
@@ -213,7 +236,8 @@ def _joint(
     if not products:
         return over_widths
     pairs, count = product_cost(analysis, [one.layer.linear for one in products]), len(groups)
-    whole, least = float(costs.macs(costs.full)) if kind == "macs" else costs.came, [one.least for one in products]
+    before, least = costs.before, [one.least for one in products]
+    whole = float(before.macs(before.full)) if kind == "macs" else before.came
 
     def cost(every: np.ndarray) -> np.ndarray:
         ranks = np.where(every[..., count:] < least, every[..., count:], np.inf)

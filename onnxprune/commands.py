@@ -13,7 +13,8 @@ from onnxprune.showing import checkpoint_of, finish, forget, planned_output, sho
 LOOKED = ("input_shape", "image_size", "mean", "std", "layout", "channel_order")
 DATA = ("samples", "batch_size", "seed", *LOOKED)
 JUDGED = ("calib", "eval", "metric", *DATA)
-TRAINED = tuple(name for name, of in Config.model_fields.items() if panel(of) == TUNING and name != "finetune")
+CUTTING = ("finetune", "rounds", "finetune_per_layer", "round_epochs")
+TRAINED = tuple(name for name, of in Config.model_fields.items() if panel(of) == TUNING and name not in CUTTING)
 SHOWN = ("json_", "quiet", "debug")
 Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model.")]
 ConfigFile = Annotated[

@@ -129,6 +129,23 @@ class Config(BaseModel):
     finetune: int | None = option(
         None, TUNING, "Train the pruned model for so many epochs; needs torch.", "EPOCHS", ge=1
     )
+    rounds: int = option(
+        1,
+        TUNING,
+        "Go down to the budget in so many cuts, by the same factor in each, with a short fine-tune between them; the "
+        "last one is that of --finetune.",
+        ge=1,
+    )
+    finetune_per_layer: bool = option(
+        False, TUNING, "Cut one group after the other, front to back, with a short fine-tune between them."
+    )
+    round_epochs: float | None = option(
+        None,
+        TUNING,
+        "Length of the short fine-tunes; 1 epoch in rounds, a quarter of one per layer, if not given.",
+        "EPOCHS",
+        gt=0,
+    )
     loss: str = option(
         "distill",
         TUNING,
@@ -229,6 +246,19 @@ class Config(BaseModel):
         for pattern, share in self.ratios.items():
             if not 0 <= share < 1:
                 raise ValueError(f"ratios: {pattern!r} has {share}; the share of channels to remove lies in [0, 1)")
+        return self
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> "Config":
+        asked = "--finetune-per-layer" if self.finetune_per_layer else "--rounds" if self.rounds > 1 else ""
+        if self.finetune_per_layer and self.rounds > 1:
+            raise ValueError("give --rounds or --finetune-per-layer, not both")
+        if asked and self.finetune is None:
+            raise ValueError(f"{asked} needs to know how long the last fine-tune is: --finetune EPOCHS")
+        if asked and self.reinit:
+            raise ValueError(f"--reinit would throw away what is learned between cuts: leave {asked} out")
+        if self.round_epochs is not None and not asked:
+            raise ValueError("--round-epochs needs --rounds or --finetune-per-layer")
         return self
 
 

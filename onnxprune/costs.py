@@ -26,7 +26,7 @@ class CostModel:
     `rest` (T,) elements on unlabelled axes; `forms` K of them, padded with 1; `weight_macs` (T,) multiply–adds of one
     element a sample; `stored` (T,) 1 for constants of the file, 0 for computed ones and products of activations;
     `fixed_macs` what no width changes; `came` the elements of the model as it came, with BatchNorms and without the
-    biases that were added.
+    biases that were added; `wide` counts the model before its first cut, where this is not that.
     """
 
     rest: Float
@@ -37,6 +37,13 @@ class CostModel:
     full: Widths
     combined: tuple[tuple[int, ...], ...]
     came: int
+    analysis: Analysis
+    wide: "CostModel | None"
+
+    @property
+    def before(self) -> "CostModel":
+        """The costs that a budget's shares are of."""
+        return self.wide or self
 
     def elements(self, widths: npt.NDArray[np.generic]) -> Float:
         """(…, T) the elements that stay, for widths (…, groups)."""
@@ -137,7 +144,7 @@ def _owners(analysis: Analysis) -> _Owners:
     return _Owners(column, tuple(combined), full)
 
 
-def cost_model(analysis: Analysis, original: ir.Model | None = None) -> CostModel:
+def cost_model(analysis: Analysis, original: ir.Model | None = None, wide: CostModel | None = None) -> CostModel:
     """Count the analysed model; exact where a group's units lie equally often in each tensor, as they mostly do.
 
     `original` is the model before layers were folded and given biases, if not the same.
@@ -173,6 +180,8 @@ def cost_model(analysis: Analysis, original: ir.Model | None = None) -> CostMode
         owner.full,
         owner.combined,
         parameters(original or analysis.model),
+        analysis,
+        wide,
     )
 
 

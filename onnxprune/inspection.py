@@ -7,7 +7,7 @@ import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict
 
 from onnxprune.config import Config, make_config
-from onnxprune.costs import CostModel, Float, Widths, cost_model
+from onnxprune.costs import CostModel, Float, Widths
 from onnxprune.dependency import Analysis, Group
 from onnxprune.explain import explain
 from onnxprune.model_io import ModelSource, load
@@ -81,7 +81,7 @@ def inspect(
     data = open_data(loaded.model, calib, settings, matched=False)
     prepared = prepare(loaded.model, data, settings, fold=False)
     analysis = prepared.analysis
-    costs = cost_model(analysis, prepared.original)
+    costs = prepared.costs
     place = {id(group): index for index, group in enumerate(analysis.groups)}
     shares = _shares(costs)
     halved = _half_widths(costs, {place[id(group)]: group for group in prepared.groups})

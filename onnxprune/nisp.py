@@ -12,7 +12,6 @@ import onnx_ir as ir
 
 from onnxprune.choose import uniform_widths
 from onnxprune.config import Config
-from onnxprune.costs import cost_model
 from onnxprune.criteria.problem import Options, Problem
 from onnxprune.criteria.scored import select
 from onnxprune.dependency import Analysis, Group
@@ -39,7 +38,7 @@ def nisp(prepared: Prepared, data: Data, config: Config, tick: Tick) -> Mapping[
     analysis, groups = prepared.analysis, prepared.groups
     flow = Flow(analysis, config.open)
     last = (
-        named(analysis, prepared.original, flow, config.frl)
+        named(analysis, prepared.first.original, flow, config.frl)
         if config.frl is not None
         else standing_last(analysis, flow)
     )
@@ -48,8 +47,7 @@ def nisp(prepared: Prepared, data: Data, config: Config, tick: Tick) -> Mapping[
     final = final_scores(analysis, flow, data.source, last)
     tick()
     align = runtime_block() if config.align == "auto" else config.align
-    costs = cost_model(analysis, prepared.original)
-    widths = uniform_widths(analysis, groups, costs, data.source.synthetic, config, align)
+    widths = uniform_widths(analysis, groups, prepared.costs, data.source.synthetic, config, align)
     return propagate(analysis, flow, final, groups, widths.tolist())
 
 

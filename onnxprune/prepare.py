@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -16,6 +17,7 @@ from onnxprune.calibration.recorded import Recorded
 from onnxprune.calibration.source import ImageOptions, InputSpec, Source, Trial, input_specs, open_calibration
 from onnxprune.calibration.window import Window, batch_of, cut
 from onnxprune.config import Config
+from onnxprune.costs import CostModel, cost_model
 from onnxprune.dependency import Analysis, Closed, Group, analyse
 from onnxprune.distilled import PASSES, distil
 from onnxprune.errors import BadInput
@@ -76,7 +78,8 @@ class Data:
 class Prepared:
     """The graph that the passes work on: `original` right after the pre-pass, `analysis` of what will be pruned.
 
-    `frozen` names the layers whose constants stay bit-identical (their inputs aside); `groups` may lose units.
+    `frozen` names the layers whose constants stay bit-identical (their inputs aside); `groups` may lose units; `wide`
+    is the same before the first cut, where this is a later one.
     """
 
     original: ir.Model
@@ -84,6 +87,17 @@ class Prepared:
     groups: tuple[Group, ...]
     closed: tuple[Closed, ...]
     frozen: frozenset[str]
+    wide: "Prepared | None" = None
+
+    @property
+    def first(self) -> "Prepared":
+        """The model before it was cut for the first time: that which options name, and which shares are of."""
+        return self.wide or self
+
+    @cached_property
+    def costs(self) -> CostModel:
+        """What widths cost, beside what they did before the first cut."""
+        return cost_model(self.analysis, self.original, None if self.wide is None else self.wide.costs)
 
 
 def open_data(model: ir.Model, calib: object, config: Config, matched: bool = True) -> Data:
@@ -190,7 +204,7 @@ def prepare(model: ir.Model, data: Data, config: Config, fold: bool) -> Prepared
     """
     normal = normalise(model)
     kept = {node.name or "" for node in every_node(normal) if matches([node.name or ""], config.keep)}
-    analysis = analysed(normal, lambda inlined: _trace(inlined, data), kept, config.open)
+    analysis = analysed(normal, lambda inlined: traced(inlined, data), kept, config.open)
     original = analysis.model
     frozen = _frozen(original, analysis, config)
     analysis, products = _with_states(analysis, frozen, config)
@@ -203,7 +217,7 @@ def prepare(model: ir.Model, data: Data, config: Config, fold: bool) -> Prepared
     if sampled := _sampled(analysis, frozen, config):
         analysis = analyse(*_with_samplers(analysis, sampled), config.open)
     require_matches((normal, original, analysis.model), config)
-    groups, closed = _chosen(analysis, config)
+    groups, closed = choosable(analysis.groups, config)
     return Prepared(original, analysis, groups, (*analysis.closed, *closed), frozen)
 
 
@@ -259,11 +273,12 @@ def _with_samplers(analysis: Analysis, layers: Mapping[str, tuple[int, int]]) ->
     return model, replace(analysis.trace, shapes={**analysis.trace.shapes, **added})
 
 
-def _trace(model: ir.Model, data: Data) -> Trace:
+def traced(model: ir.Model, data: Data) -> Trace:
+    """What a model does with a few of the inputs, and the branches that all take. Raises BadInput where it fails."""
     with _blamed(data.guesses):
-        traced = trace(model, data.sample, data.seen)
+        seen = trace(model, data.sample, data.seen)
     taken = branches_taken(model, data.source)
-    return replace(traced, batch=batch_of(data.sample, data.axes), taken=taken)
+    return replace(seen, batch=batch_of(data.sample, data.axes), taken=taken)
 
 
 @contextmanager
@@ -277,7 +292,7 @@ def _blamed(guesses: Sequence[str]) -> Iterator[None]:
 
 def _again(model: ir.Model, data: Data, seen: Trace, config: Config) -> Analysis:
     """The analysis of a rewritten model; a rewrite keeps the shape of every value that keeps its name."""
-    return analyse(model, seen if seen.covers(model) else _trace(model, data), config.open)
+    return analyse(model, seen if seen.covers(model) else traced(model, data), config.open)
 
 
 def matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
@@ -318,9 +333,10 @@ def _normed_by(node: ir.Node) -> str:
     return source.name or "" if source is not None else ""
 
 
-def _chosen(analysis: Analysis, config: Config) -> tuple[tuple[Group, ...], list[Closed]]:
+def choosable(every: Iterable[Group], config: Config) -> tuple[tuple[Group, ...], list[Closed]]:
+    """The groups that may lose units, and why the others may not."""
     groups, closed = [], []
-    for group in analysis.groups:
+    for group in every:
         if config.keep and matches(group.names, config.keep):
             closed.append(Closed(group.name, group.width, "--keep names it"))
         elif config.only and not matches(group.names, config.only):

@@ -45,6 +45,7 @@ class Stages:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
+        self._part = ""
         self.seconds: dict[str, float] = {}
 
     def tell(self, text: str) -> None:
@@ -52,10 +53,19 @@ class Stages:
         self._progress.tell(text)
 
     @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Stages in the body are shown with this name behind their own; the seconds of all parts are added up."""
+        self._part = name
+        try:
+            yield
+        finally:
+            self._part = ""
+
+    @contextmanager
     def stage(self, name: str, steps: int = 0) -> Iterator[Tick]:
         """Time the body as one stage; it is given the function that ticks."""
         start = perf_counter()
-        self._progress.start(name, steps)
+        self._progress.start(f"{name} {self._part}".rstrip(), steps)
         try:
             yield self._progress.tick
         finally:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxprune.config import BUDGETS
-from onnxprune.report import Accuracy, ClosedReport, EpochReport, Fidelity, Latency, Report, Totals, Tuned
+from onnxprune.report import Accuracy, ClosedReport, EpochReport, Fidelity, Latency, Report, RoundReport, Totals, Tuned
 
 LEAST_WIDTH = 120
 
@@ -118,6 +118,7 @@ def _lines(report: Report, verbose: bool) -> Iterable[tuple[str, str]]:
     if report.calibration is not None:
         yield "data", report.calibration.description
         yield from (("guessed", guess) for guess in report.calibration.guesses)
+    yield from (round_line(one) for one in report.rounds)
     if report.tuned is not None:
         yield from tuned_lines(report.tuned)
     if report.fidelity is not None:
@@ -134,6 +135,15 @@ def fidelity_text(fidelity: Fidelity) -> str:
     same = "" if agreement is None else f"same class for {share(agreement)}, "
     inputs = "held-out inputs" if fidelity.held_out else "inputs (none were held out)"
     return f"{same}outputs differ by {share(fidelity.relative_error)}, on {fidelity.samples} {inputs}"
+
+
+def round_line(one: RoundReport) -> tuple[str, str]:
+    """How far a cut went, and how its fine-tune ended."""
+    kept = [epoch for epoch in one.tuned.epochs if epoch.epoch == one.tuned.best] if one.tuned is not None else []
+    learned = f"; loss {kept[0].loss:.4f}{_judged(kept[0])}" if kept else "; no epoch was better than the start"
+    which = f"{one.group}: " if one.group else ""
+    left = f"{which}{share(one.macs)} of the multiply–adds, {share(one.params)} of the parameters are left"
+    return f"round {one.name}", left + learned
 
 
 def tuned_lines(tuned: Tuned) -> Iterable[tuple[str, str]]:

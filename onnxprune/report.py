@@ -106,6 +106,20 @@ class Tuned(_Frozen):
     best: int
 
 
+class RoundReport(_Frozen):
+    """One of several cuts: widths of the groups that had lost channels by then, shares of the original that were left.
+
+    `group` is the one that was cut, where they are cut one by one; `tuned` the fine-tune behind it.
+    """
+
+    name: str
+    group: str | None = None
+    kept: dict[str, int]
+    macs: float
+    params: float
+    tuned: Tuned | None = None
+
+
 class Calibrated(_Frozen):
     """The data that was used."""
 
@@ -142,6 +156,7 @@ class Report(_Frozen):
     after: Totals
     proof: float
     tuned: Tuned | None = None
+    rounds: tuple[RoundReport, ...] = ()
     latency: tuple[Latency, ...] = ()
     fidelity: Fidelity | None = None
     accuracy: Accuracy | None = None

@@ -19,7 +19,17 @@ from onnxprune.plan import Plan
 from onnxprune.planning import reader_errors
 from onnxprune.prepare import Data, Prepared
 from onnxprune.rebuild import Rebuilt
-from onnxprune.report import Budget, Calibrated, ClosedReport, GroupReport, LayerReport, Report, Totals, Tuned
+from onnxprune.report import (
+    Budget,
+    Calibrated,
+    ClosedReport,
+    GroupReport,
+    LayerReport,
+    Report,
+    RoundReport,
+    Totals,
+    Tuned,
+)
 from onnxprune.serialise import tensor_bytes
 from onnxprune.version import __version__
 from onnxprune.widths import runtime_block
@@ -39,6 +49,7 @@ class Outcome:
     disk_bytes: int
     wide: Sequence[Linear] = ()
     tuned: Tuned | None = None
+    rounds: tuple[RoundReport, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -76,6 +87,7 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
         after=after,
         proof=outcome.proof,
         tuned=outcome.tuned,
+        rounds=outcome.rounds,
         latency=outcome.measured.latency,
         fidelity=outcome.measured.fidelity,
         accuracy=outcome.measured.accuracy,

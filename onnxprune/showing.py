@@ -30,9 +30,11 @@ def checkpoint_of(output: Path | None) -> Path | None:
 
 
 def forget(checkpoint: Path | None) -> None:
-    """Remove the checkpoint of a run that has written its output."""
+    """Remove the checkpoints of a run that has written its output."""
     if checkpoint is not None and first():
-        checkpoint.unlink(missing_ok=True)
+        from onnxprune.tuning import forget as remove
+
+        remove(checkpoint)
 
 
 def planned_output(model: Path, files: Files, others: Mapping[str, Path]) -> Path | None:

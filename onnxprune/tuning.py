@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from glob import escape
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,6 +80,16 @@ class Course:
     checkpoint: Path | None = None
     resume: bool = False
 
+    def begin(self) -> None:
+        """Where a run starts anew, its rounds must not go on from what an earlier one left."""
+        if self.checkpoint is not None and not self.resume:
+            forget(self.checkpoint)
+
+    def before(self, number: int) -> "Course":
+        """The same for a round before the last, which has a checkpoint of its own."""
+        path = self.checkpoint
+        return replace(self, checkpoint=None if path is None else path.with_name(f"{path.name}.{number}"))
+
     def opened(self, model: ir.Model, calib: object, data: Data, config: Config) -> Samples:
         """The training inputs: those given, else all there are to calibrate with; none that the report judges with.
 
@@ -93,6 +104,12 @@ class Course:
         path = isinstance(calib, str | PathLike) and str(calib) not in MADE_UP
         again = path or isinstance(calib, np.ndarray | Mapping)
         return open_samples(calib, model, config, apart) if again else spooled(data.source, data.specs, None, apart)
+
+
+def forget(checkpoint: Path) -> None:
+    """Remove a checkpoint, and those of the rounds before the last."""
+    for path in (checkpoint, *checkpoint.parent.glob(f"{escape(checkpoint.name)}.[0-9]*")):
+        path.unlink(missing_ok=True)
 
 
 def pruned(prepared: Prepared, slim: ir.Model, keep: Keep, samples: Samples, course: Course, config: Config) -> Task:
@@ -127,7 +144,7 @@ def constants_of(nodes: Iterable[ir.Node]) -> set[str]:
     return {value.name or "" for value in read if value is not None and value.const_value is not None}
 
 
-def tune(task: Task, epochs: int, config: Config, stages: Stages) -> tuple[ir.Model, Tuned]:
+def tune(task: Task, epochs: float, config: Config, stages: Stages) -> tuple[ir.Model, Tuned]:
     """The model with fine-tuned constants, and what the epochs came to.
 
     Raises BadInput where data, loss and model do not fit, ProofFailed where the twin does not compute what the runtime
@@ -154,7 +171,7 @@ def boundaries(task: Task) -> list[str]:
 
 
 def _train(
-    twin: "Twin", task: Task, inner: Sequence[str], epochs: int, config: Config, stages: Stages
+    twin: "Twin", task: Task, inner: Sequence[str], epochs: float, config: Config, stages: Stages
 ) -> tuple[Tuned, _Sample]:
     import torch
 
@@ -168,7 +185,7 @@ def _run(
     twin: "Twin",
     task: Task,
     inner: Sequence[str],
-    epochs: int,
+    epochs: float,
     config: Config,
     stages: Stages,
     together: "Processes",
@@ -201,7 +218,7 @@ def _run(
     checkpoint = Checkpoint(task.checkpoint, fingerprint(learned, repr(settled)))
     loss, optimiser = make_loss(config, kinds, features), Optimiser(learned, config, together)
     step = replace(step, autocast=config.autocast)
-    with stages.stage("fine-tune", order.steps * epochs) as tick:
+    with stages.stage("fine-tune", order.steps * order.epochs) as tick:
         loop = Loop(step, loss, kinds, order, judges, optimiser, checkpoint, together, config, stages.tell, tick)
         history, best = loop.run(task.resume)
     tuned = Tuned(

@@ -23,6 +23,10 @@ def summed(widths: np.ndarray) -> np.ndarray:
     return np.asarray(widths.sum(-1), np.float64)
 
 
+def shared(widths: np.ndarray) -> np.ndarray:
+    return summed(widths) / 12
+
+
 def total(choices: list[Choice], widths: np.ndarray) -> float:
     return sum(c.damage[list(c.widths).index(int(w))] for c, w in zip(choices, widths, strict=True))
 
@@ -60,9 +64,9 @@ def test_a_target_out_of_reach_tells_what_remains(allocate: str) -> None:
     told = r"the budget of 0\.250 .* cannot be reached: .*least width 0\.333 remain.*inspect.*--align 1"
     with pytest.raises(BudgetNotMet, match=told):
         if allocate == "uniform":
-            uniform([[2, 6], [2, 6]], summed, 3)
+            uniform([[2, 6], [2, 6]], shared, 0.25)
         else:
-            least_damage([Choice([2, 6], [1.0, 0.0]), Choice([2, 6], [1.0, 0.0])], summed, 3)
+            least_damage([Choice([2, 6], [1.0, 0.0]), Choice([2, 6], [1.0, 0.0])], shared, 0.25)
 
 
 def convex(widths: list[int], scale: float, power: float) -> Choice:

@@ -8,7 +8,6 @@ from scipy.special import log_softmax
 
 from onnxprune.calibration.window import batch_of, leading
 from onnxprune.config import Config
-from onnxprune.costs import cost_model
 from onnxprune.criteria.scored import Scores
 from onnxprune.graph import Array
 from onnxprune.native import F64
@@ -48,7 +47,7 @@ def ablate(prepared: Prepared, data: Data, config: Config, tick: Tick) -> Scores
 
 def _some(prepared: Prepared, data: Data) -> Iterator[Mapping[str, Array]]:
     """As many inputs as the passes may cost; whole batches of a model whose batch is fixed."""
-    costs = cost_model(prepared.analysis, prepared.original)
+    costs = prepared.costs
     passes = sum(group.width for group in prepared.groups)
     left = max(FEWEST, int(ALLOWED / max(float(costs.macs(costs.full)) * passes, 1.0)))
     return leading(data.source, data.axes, left, data.fixed_batch)

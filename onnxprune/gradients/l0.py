@@ -14,7 +14,7 @@ from torch import Tensor
 from onnxprune.allocate import Cost
 from onnxprune.choose import at_widths, budget_of, uniform_widths
 from onnxprune.config import Config
-from onnxprune.costs import cost_model
+from onnxprune.costs import CostModel
 from onnxprune.criteria.scored import Scores
 from onnxprune.graph import Array
 from onnxprune.grouping import Group
@@ -128,15 +128,20 @@ def _toward(answers: Mapping[str, Tensor]) -> Loss:
 
 
 def _budget(prepared: Prepared, groups: Sequence[Group], data: Data, config: Config) -> _Budget:
-    costs, analysis = cost_model(prepared.analysis, prepared.original), prepared.analysis
+    costs, analysis = prepared.costs, prepared.analysis
     kind, target = budget_of(config, data.source.synthetic)
-    count = at_widths(analysis, groups, costs, costs.params if kind == "params" else costs.macs)
+    count = at_widths(analysis, groups, costs, _counted(costs, kind))
     whole = float(count(np.array([group.width for group in groups])))
+    target *= float(_counted(costs.before, kind)(costs.before.full)) / whole
     if kind not in ("macs", "params"):  # the share that stays where every group loses what is asked for
         align = runtime_block() if config.align == "auto" else config.align
         widths = uniform_widths(analysis, groups, costs, data.source.synthetic, config, align)
         target = float(count(widths)) / whole
     return _Budget(lambda widths: np.asarray(count(widths) / whole), target)
+
+
+def _counted(costs: CostModel, kind: str) -> Cost:
+    return costs.params if kind == "params" else costs.macs
 
 
 def _endless(data: Data) -> Iterator[Mapping[str, Array]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import cos, pi
+from math import ceil, cos, pi
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def split(count: int, share: float, batch: int | None) -> tuple[Array, Array]:
 class Plan:
     """Epochs of steps; in each step every one of `world` processes takes `batch` samples, and the rest is left out.
 
-    The processes together do what one does with `world` times the batch.
+    The processes together do what one does with `world` times the batch. An epoch may end after a part of its steps.
     """
 
     rows: Array
@@ -31,11 +31,13 @@ class Plan:
     epochs: int
     seed: int
     warmup: float
+    part: float = 1.0
 
     @property
     def steps(self) -> int:
         """The steps of an epoch."""
-        return len(self.rows) // (self.batch * self.world)
+        every = len(self.rows) // (self.batch * self.world)
+        return min(every, max(1, round(every * self.part)))
 
     def batches(self, epoch: int, rank: int, first: int = 0) -> Iterator[Array]:
         """The samples of process `rank` in each step of an epoch, from step `first` on."""
@@ -53,6 +55,10 @@ class Plan:
         return 0.5 * (1 + cos(pi * (step - rising) / max(total - rising, 1)))
 
 
-def plan(rows: Array, batch: int, world: int, epochs: int, seed: int, warmup: float) -> Plan:
-    """The plan, with smaller batches where there are too few samples for one step."""
-    return Plan(rows, max(1, min(batch, len(rows) // world)), world, epochs, seed, warmup)
+def plan(rows: Array, batch: int, world: int, epochs: float, seed: int, warmup: float) -> Plan:
+    """The plan, with smaller batches where there are too few samples for one step.
+
+    Of an epoch and a half two are made, of three quarters each.
+    """
+    whole = ceil(epochs)
+    return Plan(rows, max(1, min(batch, len(rows) // world)), world, whole, seed, warmup, epochs / whole)
