@@ -35,6 +35,16 @@ class GroupPlan(BaseModel):
     cuts: tuple[Cut, ...] = ()
 
 
+class ProductPlan(BaseModel):
+    """A layer that became two: of which rank, and by which method."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    rank: int
+    method: str
+
+
 class Plan(BaseModel):
     """What a run removes; `schema_version` changes when older readers would misread it.
 
@@ -45,6 +55,7 @@ class Plan(BaseModel):
 
     schema_version: Literal[1] = 1
     groups: tuple[GroupPlan, ...]
+    products: tuple[ProductPlan, ...] = ()
     open: tuple[Literal["normalised"], ...] = ()
     sampler: bool | None = None
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxprune.calibration.collect import LayerStatistics
 from onnxprune.config import Config
 from onnxprune.constants import constant_array
-from onnxprune.costs import Float
+from onnxprune.costs import Float, product_cost
 from onnxprune.dependency import Analysis, Keep
 from onnxprune.graph import Array
 from onnxprune.layers import Layer
@@ -115,6 +115,15 @@ def _inputs(statistics: LayerStatistics) -> tuple[F64, F64]:
         return statistics.variance.variance()[0], (statistics.variance.total / statistics.variance.count)[0]
     moments = (statistics.solve[0] if statistics.solve[0].count else statistics.held[0]).moments()
     return moments.gram.astype(np.float64), moments.mean_x
+
+
+def saved_macs(analysis: Analysis, widths: Array, ranks: Mapping[str, int]) -> float:
+    """The multiply–adds of one sample that products, by layer, save at these widths of all groups."""
+    linears = [linear for linear in analysis.linears if (linear.node.name or "") in ranks]
+    if not linears:
+        return 0.0
+    wanted = np.array([ranks[linear.node.name or ""] for linear in linears], np.float64)
+    return float(product_cost(analysis, linears).saved(widths, wanted, "macs"))
 
 
 def worth(ranks: Mapping[str, int], layers: Collection[Layer], keep: Keep) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Sweep 2: front to back on the pruned network's own activations, solve every layer toward the original's outputs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -85,7 +85,8 @@ def rebuild(
     """
     model = take_branches(slim, analysis.trace.taken)
     values = values_by_name(model)
-    changed = downstream(analysis, keep)
+    products = {layer.linear.y.name for layer in layers if layer.name in ranks.of}
+    changed = downstream(analysis, keep, products)
     stale = {layer.name for layer in layers if layer.linear.x.name in changed and mode != "none"}
     if mode == "scale":
         stale -= {layer.name for layer in layers if np.all(keep[layer.linear.features])}
@@ -161,10 +162,13 @@ def _with_constants(slim: ir.Model, values: Mapping[str, ir.Value]) -> ir.Model:
     return model
 
 
-def downstream(analysis: Analysis, keep: Keep) -> set[str]:
-    """The values that a removal changes: the labelled ones that lose channels, and all that is computed from them."""
+def downstream(analysis: Analysis, keep: Keep, others: Collection[str | None] = ()) -> set[str]:
+    """The values that a removal changes: the labelled ones that lose channels, and all that is computed from them.
+
+    The same for `others`, which change for another reason.
+    """
     gone = [slot for slot in analysis.slots if slot.reader is None and not np.all(keep[slot.label.atoms])]
-    changed = {slot.value.name for slot in gone}
+    changed = {slot.value.name for slot in gone} | set(others)
     for node in analysis.flat.graph:
         if any(v is not None and v.name in changed for v in (*node.inputs, *captured_values(node))):
             changed.update(value.name for value in node.outputs)

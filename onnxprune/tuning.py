@@ -18,6 +18,7 @@ from onnxprune.dependency import Keep
 from onnxprune.errors import BadInput, ProofFailed
 from onnxprune.graph import Array, array_of, constants, every_node, values_by_name
 from onnxprune.labels import Label
+from onnxprune.passes.factorize_low_rank import Written
 from onnxprune.passes.fine_tune import fine_tune
 from onnxprune.passes.remove import sliced
 from onnxprune.prepare import Data, Prepared
@@ -112,7 +113,15 @@ def forget(checkpoint: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def pruned(prepared: Prepared, slim: ir.Model, keep: Keep, samples: Samples, course: Course, config: Config) -> Task:
+def pruned(
+    prepared: Prepared,
+    slim: ir.Model,
+    keep: Keep,
+    written: Sequence[Written],
+    samples: Samples,
+    course: Course,
+    config: Config,
+) -> Task:
     """The task of training a pruned model toward the original."""
     analysis = prepared.analysis
     labels: dict[str, list[Label]] = defaultdict(list)
@@ -125,6 +134,8 @@ def pruned(prepared: Prepared, slim: ir.Model, keep: Keep, samples: Samples, cou
         for linear in analysis.linears
         if (name := linear.weight.name or "") in weights
     }
+    for one in written:
+        fans |= {one.first: array_of(weights[one.first]).size // one.rank, one.second: one.rank}
     return Task(
         slim,
         analysis.model if config.match_features else prepared.original,

@@ -16,12 +16,13 @@ WINDOW = ("strides", "pads", "dilations", "auto_pad", "kernel_shape")
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """What a layer's weight became: the names of the second node, of the weight, and of the two constants."""
+    """What a layer's weight became: the names of the second node, of the weight, and of the two constants; the rank."""
 
     node: str
     weight: str
     first: str
     second: str
+    rank: int
 
 
 def factorize_low_rank(
@@ -50,6 +51,14 @@ def multiplied(dense: ir.Model, factored: ir.Model, written: tuple[Written, ...]
     return model
 
 
+def matrix_of(node: ir.Node) -> Array:
+    """The weight (n, F) of a Gemm, MatMul or Conv."""
+    weight = node.inputs[_place_of_weight(node)]
+    assert weight is not None
+    array = array_of(weight).astype(np.float64)
+    return array.reshape(len(array), -1) if node.op_type == "Conv" or _rows_first(node) else array.T
+
+
 def _write(graph: ir.Graph, node: ir.Node, first: Array, second: Array, taken: set[str]) -> Written:
     place = _place_of_weight(node)
     weight, x, scope = node.inputs[place], node.inputs[1 - place], node.graph
@@ -70,7 +79,7 @@ def _write(graph: ir.Graph, node: ir.Node, first: Array, second: Array, taken: s
         node.attributes.pop(name, None)
     if not weight.uses() and not weight.is_graph_output():
         graph.initializers.pop(weight.name)
-    return Written(node.name or "", weight.name, one.name or "", two.name or "")
+    return Written(node.name or "", weight.name, one.name or "", two.name or "", len(first))
 
 
 def _place_of_weight(node: ir.Node) -> int:

@@ -1,6 +1,7 @@
 """Products in the place of weights: each solver against dense algebra on explicit rows, or a search."""
 
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def test_behind_an_activation_the_aware_fit_is_nearer(activation: str) -> None:
     problem.y -= np.float32(2)
     linear = problem.error(*problem.solved("response", 3), activation)
     aware = problem.error(*problem.solved("as", 3, activation), activation)
-    assert aware < 0.95 * linear
+    assert aware < 0.98 * linear
 
 
 def test_without_a_known_activation_the_aware_fit_is_the_linear_one() -> None:
@@ -136,7 +137,7 @@ def test_no_turn_raises_the_objective(activation: str) -> None:
         y = nearest(z, x @ mixed.T + shift)
         mixed, shift = reduced_rank(x, y, 3)
         costs.append(np.mean((function(z) - function(y)) ** 2 + weight * (y - x @ mixed.T - shift) ** 2))
-    assert all(after <= before * (1 + 1e-9) for before, after in zip(costs, costs[1:], strict=False))
+    assert all(after <= before * (1 + 1e-9) for before, after in pairwise(costs))
     assert costs[-1] < costs[0]
 
 

@@ -5,12 +5,13 @@ from functools import partial
 
 import numpy as np
 
+from onnxprune.calibration.least_squares import RIDGES, RidgeFactor
 from onnxprune.calibration.rows import Rows
 from onnxprune.clipping import ClippedRows, alternate
 from onnxprune.low_rank.activations import NEAREST, Nearest
 from onnxprune.low_rank.factors import Factors, Responses, by_singular_values
 from onnxprune.native import F64
-from onnxprune.solve import Fit
+from onnxprune.solve import PLENTY, Fit
 
 WEIGHTS = (0.01, 0.03, 0.1, 0.3, 1.0)
 """λ, rising to 1 as in Zhang et al. 2015, who begin at 0.01."""
@@ -42,10 +43,13 @@ def activation_aware(fit: Fit | None, prior: F64, bias: F64, rank: int, activati
     nearest, moments, factor = NEAREST.get(activation), fit.moments, fit.factor
     if nearest is None or moments is None or factor is None:
         return start, shift
+    if moments.count >= PLENTY * len(moments.mean_x):  # then a weak one, which does not slow the turns down
+        factor = RidgeFactor(moments.gram, RIDGES[0])
     last = [start]
 
     def refit(cross: F64) -> F64:
-        weight = factor.solve(cross, prior)
+        # Toward where it stands: toward the original weight, which gives the original's outputs, not what is asked.
+        weight = factor.solve(cross, last[0].product())
         last[0] = Responses(weight, fit.spread(weight)).factors(rank)
         return last[0].product()
 
