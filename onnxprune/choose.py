@@ -1,7 +1,8 @@
 """Widths for every open group: what the budget asks for, by shares or by damage to the outputs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice
 from typing import Literal
 
@@ -10,7 +11,7 @@ import numpy as np
 from onnxprune.allocate import Choice, Cost, Widths, least_damage, uniform
 from onnxprune.calibration.window import batch_of, cut
 from onnxprune.config import Config
-from onnxprune.costs import CostModel, Float, activation_cost, runtime_cost
+from onnxprune.costs import CostModel, Float, activation_cost, product_cost, runtime_cost
 from onnxprune.dependency import Analysis, Group
 from onnxprune.graph import Array
 from onnxprune.greedy import by_threshold, cheapest_first, damages
@@ -18,11 +19,12 @@ from onnxprune.layers import Layer
 from onnxprune.parallel import each
 from onnxprune.prepare import Data, matches
 from onnxprune.probe import Prober, open_prober
+from onnxprune.ranks import Factorable
 from onnxprune.scoring import Scored
 from onnxprune.widths import allowed_widths, nearest_width
 
 Tick = Callable[[], None]
-BudgetKind = Literal["macs", "params", "ratio", "ratios"]
+BudgetKind = Literal["macs", "params", "ratio", "ratios", "ranks"]
 PROBE_MACS = 2e11
 """Multiply–adds that the probes of a small model may cost: two seconds. A large one gets a third of a pass."""
 MOST_WIDTHS, MOST_INPUTS, FEW_INPUTS = 7, 80, 16
@@ -39,11 +41,12 @@ CAREFUL, USUAL = 0.75, 0.5
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """The width of each open group, in the order of `names`, and how it came about."""
+    """The width of each open group, in the order of `names`, the ranks of layers, and how all that came about."""
 
     names: tuple[str, ...]
     widths: Widths
     allocation: str
+    ranks: Mapping[str, int] = field(default_factory=dict)
 
 
 def budget_of(config: Config, synthetic: bool) -> tuple[BudgetKind, float]:
@@ -58,6 +61,8 @@ def budget_of(config: Config, synthetic: bool) -> tuple[BudgetKind, float]:
         return "macs", config.macs
     if config.ratios:
         return "ratios", 0.0
+    if config.method == "none" and (config.rank is not None or config.energy is not None):
+        return "ranks", 0.0
     return "macs", CAREFUL if synthetic else USUAL
 
 
@@ -70,47 +75,64 @@ def choose(
     config: Config,
     align: int,
     tick: Tick = lambda: None,
+    products: Sequence[Factorable] = (),
 ) -> Chosen:
-    """Set the width of every scored group.
+    """Set the width of every scored group, and the ranks of layers that may become products.
 
     Raises BudgetNotMet where no allowed widths meet the budget.
     """
     groups = [one.group for one in scored]
-    names = tuple(group.name for group in groups)
-    candidates = _candidates(groups, costs, config, align)
+    candidates = _candidates(groups, costs, config, align) + [list(one.ranks) for one in products]
+
+    def chosen(widths: Widths, allocation: str) -> Chosen:
+        ranks = zip(products, widths[len(groups) :].tolist(), strict=True)
+        below = {one.layer.name: rank for one, rank in ranks if rank < one.least}
+        return Chosen(tuple(group.name for group in groups), widths[: len(groups)], allocation, below)
+
     kind, share = budget_of(config, data.source.synthetic)
     if kind in ("ratio", "ratios"):
-        return Chosen(names, _by_rate(candidates, _came(groups, costs), kind, share), "the same share of every group")
-    cost = _cost(analysis, groups, costs, kind, config, align)
-    priced = [w if _is_priced(one, config) else w[-1:] for one, w in zip(scored, candidates, strict=True)]
+        came = [*_came(groups, costs), *(one.ranks[-1] for one in products)]
+        return chosen(_by_rate(candidates, came, kind, share), "the same share of every group")
+    if kind == "ranks":
+        return chosen(np.array([w[-1] for w in candidates], np.int64), "ranks alone, as asked for")
+    cost = _joint(analysis, groups, costs, products, kind, config, align)
+    priced = [w if _is_priced(one, config) else w[-1:] for one, w in zip(scored, candidates, strict=False)]
+    priced += candidates[len(groups) :]
     least = np.array([w[0] for w in priced], np.int64)
-    if config.allocate == "uniform" or float(cost(least)) > share or not groups:
-        widths = uniform(candidates, cost, share)
+    if config.allocate == "uniform" or float(cost(least)) > share or not candidates:
         why = "asked for" if config.allocate == "uniform" else "the groups with statistics to price are not enough"
-        return Chosen(names, widths, f"uniform: {why}")
+        return chosen(uniform(candidates, cost, share), f"uniform: {why}")
     if config.method == "fisher" and config.fisher_cost is not None:
         choices = [Choice(w, damages(one, w) if len(w) > 1 else [0.0]) for one, w in zip(scored, priced, strict=True)]
-        saved = _saved(analysis, groups, costs, config.fisher_cost)
-        return Chosen(
-            names,
-            cheapest_first(choices, cost, share, saved),
-            f"fisher: the least damage for {SAVED[config.fisher_cost]}",
-        )
+        gained = _saved(analysis, groups, costs, config.fisher_cost)
+        widths = cheapest_first(choices, cost, share, gained)
+        return chosen(widths, f"fisher: the least damage for {SAVED[config.fisher_cost]}")
     if config.method == "l0":
         widths = by_threshold([one.problem.importance for one in scored], candidates, cost, share)
-        return Chosen(names, widths, "l0: the channels whose gates stay open under the budget's price")
-    candidates = priced
-    count, inputs = _probe_size(len(scored), data, float(costs.macs(costs.full)))
-    prober = open_prober(analysis, layers, scored, _probe_feeds(data, inputs))
-    pairs = list(zip(scored, candidates, strict=True))
+        return chosen(widths, "l0: the channels whose gates stay open under the budget's price")
+    pairs, macs = list(zip(scored, priced, strict=False)), float(costs.macs(costs.full))
+    choices = _probed(analysis, pairs, products, layers, data, macs, tick)
+    return chosen(least_damage(choices, cost, share), "global: the outputs suffer least, by a probe of each group")
+
+
+def _probed(
+    analysis: Analysis,
+    pairs: Sequence[tuple[Scored, Sequence[int]]],
+    products: Sequence[Factorable],
+    layers: Sequence[Layer],
+    data: Data,
+    macs: float,
+    tick: Tick,
+) -> list[Choice]:
+    """What each width of each group, and each rank of each layer, does to the outputs."""
+    count, inputs = _probe_size(len(pairs) + len(products), data, macs)
+    scored, feeds = [one for one, _ in pairs], _probe_feeds(data, inputs)
+    prober = open_prober(analysis, layers, scored, feeds, [one.layer for one in products])
     together = max(1, TOGETHER // count)
     neighbours = [pairs[i : i + together] for i in range(0, len(pairs), together)]
-    damage = list(chain.from_iterable(each(lambda some: _damage(prober, some, count, tick), neighbours)))
-    choices = [
-        Choice(w, [d * _shared(one.group) for d in own]) for one, w, own in zip(scored, candidates, damage, strict=True)
-    ]
-    widths = least_damage(choices, cost, share)
-    return Chosen(names, widths, "global: the outputs suffer least, by a probe of each group")
+    damage = chain.from_iterable(each(lambda some: _damage(prober, some, count, tick), neighbours))
+    choices = [Choice(w, [d * _shared(one.group) for d in own]) for (one, w), own in zip(pairs, damage, strict=True)]
+    return choices + each(lambda one: Choice(one.ranks, _damage_of_ranks(prober, one, count)), products)
 
 
 def uniform_widths(
@@ -201,6 +223,39 @@ def _cost(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: s
     return at_widths(analysis, groups, costs, cost)
 
 
+def _joint(
+    analysis: Analysis,
+    groups: Sequence[Group],
+    costs: CostModel,
+    products: Sequence[Factorable],
+    kind: str,
+    config: Config,
+    align: int,
+) -> Cost:
+    """The budget's count over widths and, behind them, ranks: that over widths, less what products save."""
+    over_widths = _cost(analysis, groups, costs, kind, config, align)
+    if not products:
+        return over_widths
+    pairs, count = product_cost(analysis, [one.layer.linear for one in products]), len(groups)
+    whole, least = costs.whole(kind), [one.least for one in products]
+
+    def cost(every: np.ndarray) -> np.ndarray:
+        ranks = np.where(every[..., count:] < least, every[..., count:], np.inf)
+        at = at_widths(analysis, groups, costs, lambda widths: pairs.saved(widths, ranks, kind))
+        return np.asarray(over_widths(every[..., :count]) - at(every[..., :count]) / whole)
+
+    return cost
+
+
+def _damage_of_ranks(prober: Prober, one: Factorable, count: int) -> list[float]:
+    """The damage of every rank of a layer, as `_damage` has it of widths."""
+    probed = _some(one.ranks[:-1], count)
+    changes = [one.feeds(rank, prober.constants) for rank in probed]
+    constants = [value for value in (one.layer.linear.weight, one.layer.bias) if value is not None]
+    seen = prober.errors(constants, changes) if probed else []
+    return _priced(one.ranks, probed, seen, one.errors)
+
+
 def _damage(prober: Prober, pairs: Sequence[tuple[Scored, Sequence[int]]], count: int, tick: Tick) -> list[list[float]]:
     """The damage of every candidate width of some groups: layer errors, scaled by what probes saw at some widths."""
     probed = [_some(widths[:-1], count) for _, widths in pairs]
@@ -208,7 +263,7 @@ def _damage(prober: Prober, pairs: Sequence[tuple[Scored, Sequence[int]]], count
     seen = iter(prober.damage(trials) if trials else [])
     found = []
     for (one, widths), some in zip(pairs, probed, strict=True):
-        found.append(_priced(one, widths, some, list(islice(seen, len(some)))))
+        found.append(_priced(widths, some, list(islice(seen, len(some))), partial(_curve, one)))
         tick()
     return found
 
@@ -246,15 +301,17 @@ def _probe_feeds(data: Data, inputs: int) -> Mapping[str, Array]:
     }
 
 
-def _priced(scored: Scored, widths: Sequence[int], probed: Sequence[int], seen: Sequence[float]) -> list[float]:
-    """What the probes saw, and between them what the layers' error curve says, scaled to fit; log-linear in k.
+def _priced(
+    widths: Sequence[int], probed: Sequence[int], seen: Sequence[float], curve: Callable[[Sequence[int]], Float]
+) -> list[float]:
+    """What the probes saw, and between them what the layers' error `curve` says, scaled to fit; log-linear in k.
 
     A width counts at least what any larger one does: that less left does less damage is an accident of the few inputs.
     """
     if not probed:
         return [0.0 for _ in widths]
     knots = sorted({*_some(widths[:-1], MOST_WIDTHS), *probed})
-    errors = _curve(scored, knots, complete=len(probed) == len(knots))
+    errors = np.ones(len(knots)) if len(probed) == len(knots) else curve(knots)  # where all are probed, it cancels
     at_probed = np.array([errors[knots.index(w)] for w in probed])
     rates = np.asarray(seen) / np.maximum(at_probed, 1e-12)
     damage = np.maximum(errors * np.interp(knots, probed, rates), 1e-12)
@@ -262,10 +319,8 @@ def _priced(scored: Scored, widths: Sequence[int], probed: Sequence[int], seen: 
     return [*np.exp(np.interp(widths[:-1], knots, np.log(damage))).tolist(), 0.0]
 
 
-def _curve(scored: Scored, knots: Sequence[int], complete: bool) -> Float:
-    """The layers' error at each width: all probed, it cancels; else the criterion's own exact cost, or held out."""
-    if complete:
-        return np.ones(len(knots))
+def _curve(scored: Scored, knots: Sequence[int]) -> Float:
+    """The layers' error at each width: the criterion's own exact cost, or held out."""
     cost, full = scored.selection.cost, scored.group.width
     if cost is not None:
         return np.asarray(np.maximum(np.array([cost[full - k] for k in knots]) - cost[0], 1e-12))

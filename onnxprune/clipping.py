@@ -1,11 +1,10 @@
 """Solve a layer whose output a Relu clips: where the target is negative, any negative output is as good as another."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.calibration.least_squares import RidgeFactor
 from onnxprune.calibration.rows import Rows
 from onnxprune.calibration.statistics import Moments
 from onnxprune.native import F64
@@ -29,15 +28,31 @@ class ClippedRows:
     offset: Rows
 
 
-def alternate(
-    rows: Sequence[ClippedRows], moments: Moments, factor: RidgeFactor, prior: F64, start: tuple[F64, F64]
-) -> tuple[F64, F64]:
-    """Weight (n, F) and bias (n,) nearer to the target behind the Relu, from a plain fit `start`.
+Slack = Callable[[ClippedRows, Rows], Rows]
+"""(rows, what the sum gives there) → how far their target may move; it may write into the second."""
 
-    By turns: where the target is clipped, ask only for what the layer does not give yet; refit to that. `moments` and
-    `factor` are those of the plain fit; the rows, some of those summed there, tell what the slack adds to the cross
-    moments. Counted by their share of the sums, they alone are freed of the clipped targets and each round lowers the
-    common error; counted in full they speak for all rows, which takes enough of them.
+
+def clipped_slack(part: ClippedRows, given: Rows) -> Rows:
+    """How far the target may move toward what the Relu is given: to it where both are negative, else to zero."""
+    slack = np.minimum(given, 0, out=given) - part.target
+    slack[part.target > 0] = 0
+    return np.asarray(slack)
+
+
+def alternate(
+    rows: Sequence[ClippedRows],
+    moments: Moments,
+    refit: Callable[[F64], F64],
+    start: tuple[F64, F64],
+    slacks: Sequence[Slack] = (clipped_slack,) * ROUNDS,
+) -> tuple[F64, F64]:
+    """Weight (n, F) and bias (n,) nearer to the target behind the activation, from a plain fit `start`.
+
+    By turns: where another output is as good as the target, ask only for what the layer does not give yet; refit to
+    that. `moments` are those of the plain fit, and `refit` makes a weight of cross moments as that did; the rows, some
+    of those summed there, tell what the slack adds to the cross moments. Counted by their share of the sums, they alone
+    are freed of the targets and each round lowers the common error; counted in full they speak for all rows, which
+    takes enough of them.
     """
     count = sum(len(part.x) for part in rows)
     trust = max(count / max(moments.count, 1), min(1.0, count / (ROWS_PER_FEATURE * max(len(moments.mean_x), 1))))
@@ -45,8 +60,8 @@ def alternate(
         return start
     centred = _pieces(rows, moments.mean_x.astype(np.float32))
     now = start
-    for _ in range(ROUNDS):
-        now = _refitted(centred, trust / max(count, 1), moments, factor, prior, now)
+    for slack in slacks:
+        now = _refitted(centred, trust / max(count, 1), moments, refit, slack, now)
     return now
 
 
@@ -62,8 +77,8 @@ def _refitted(
     rows: Sequence[ClippedRows],
     each_row: float,
     moments: Moments,
-    factor: RidgeFactor,
-    prior: F64,
+    refit: Callable[[F64], F64],
+    slack: Slack,
     now: tuple[F64, F64],
 ) -> tuple[F64, F64]:
     """One round: the fit to the target plus the slack that the outputs of `now` leave, a row counted `each_row`.
@@ -75,17 +90,10 @@ def _refitted(
     across = weight.T.astype(np.float32)
 
     def products(part: ClippedRows) -> tuple[Rows, Rows]:
-        slack = _slack(part, part.x @ across + (middle + part.offset))
-        return part.x.T @ slack, slack.sum(axis=0)
+        moved = slack(part, part.x @ across + (middle + part.offset))
+        return part.x.T @ moved, moved.sum(axis=0)
 
     found = each(products, rows)
     cross, total = (each_row * sum((pair[i].astype(np.float64) for pair in found), np.zeros(1)) for i in range(2))
-    weight = factor.solve(moments.cross + cross, prior)
+    weight = refit(moments.cross + cross)
     return weight, moments.mean_y + total - weight @ moments.mean_x
-
-
-def _slack(part: ClippedRows, given: Rows) -> Rows:
-    """How far the target may move toward what the Relu is given: to it where both are negative, else to zero."""
-    slack = np.minimum(given, 0, out=given) - part.target
-    slack[part.target > 0] = 0
-    return np.asarray(slack)

@@ -15,6 +15,7 @@ Align = Literal["auto"] | int
 Model = TypeVar("Model", bound=BaseModel)
 LOSSES = ("distill", "ce", "mse")
 TUNING = "Fine-tuning"
+RANKS = "Low rank"
 BUDGETS = ("macs", "params", "speedup", "ratio")
 
 
@@ -39,7 +40,8 @@ class Config(BaseModel):
     method: str = option(
         "obs",
         "Method",
-        "How channels are chosen: random, magnitude, nisp, taylor, fisher, hessian, l0, thinet, lasso or obs.",
+        "How channels are chosen: random, magnitude, nisp, taylor, fisher, hessian, l0, thinet, lasso or obs; none: no "
+        "channel goes.",
         "NAME",
     )
     rebuild: Literal["lsq", "scale", "none"] = option(
@@ -79,6 +81,20 @@ class Config(BaseModel):
         "Method",
         "Sample input channels for one layer alone, by a Gather: for the first layer of each branch, or for none. "
         "If not given: for wide layers whose input cannot lose any.",
+    )
+    fc: Literal["lrd", "response", "as", "ger"] | None = option(
+        None,
+        RANKS,
+        "Let fully connected layers become products of two: by singular values, by least squares of their outputs, the "
+        "same behind the activation, or trained together toward the original's answers (needs torch).",
+        "lrd|response|as|ger",
+    )
+    conv: Literal["channel"] | None = option(
+        None, RANKS, "Let convolutions become two: to fewer maps, and from these to the outputs, 1×1.", "channel"
+    )
+    rank: int | None = option(None, RANKS, "The rank of every such layer, where that saves.", ge=1)
+    energy: float | None = option(
+        None, RANKS, "Or the least rank that keeps this share of the variance of the layer's output.", gt=0, lt=1
     )
     macs: float | None = option(
         None,

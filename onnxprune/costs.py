@@ -12,8 +12,8 @@ from scipy.sparse import csr_array
 
 from onnxprune.dependency import Analysis
 from onnxprune.graph import STATE, constants, every_node
-from onnxprune.labels import WHOLE, Label
-from onnxprune.op_rules.facts import Product
+from onnxprune.labels import WHOLE, Atoms, Label
+from onnxprune.op_rules.facts import Linear, Product
 
 Widths = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
@@ -246,6 +246,39 @@ def runtime_cost(analysis: Analysis, block: int) -> RuntimeCost:
         scale.append(linear.macs * taps / max(analysis.trace.batch, 1))
     read, made = (_forms(rows, len(plain), owner) for rows in (inner, outer))
     return RuntimeCost(read, made, np.array(scale), block, owner.combined)
+
+
+@dataclass(frozen=True, eq=False)
+class ProductCost:
+    """What L layers save as products of rank k, for widths (…, groups): k times (their columns and rows) stay of them.
+
+    `macs` (L,) multiply–adds of one weight element a sample.
+    """
+
+    inner: Forms
+    outer: Forms
+    macs: Float
+    combined: tuple[tuple[int, ...], ...]
+
+    def saved(self, widths: npt.NDArray[np.generic], ranks: Float, kind: str) -> Float:
+        """The multiply–adds of one sample, or the parameters; none where a product is no smaller."""
+        columns = _columns(widths, self.combined)
+        inner, outer = self.inner(columns), self.outer(columns)
+        less = np.maximum(inner * outer - ranks * (inner + outer), 0.0)
+        return np.asarray(less @ (self.macs if kind == "macs" else np.ones(len(self.macs))))
+
+
+def product_cost(analysis: Analysis, linears: Sequence[Linear]) -> ProductCost:
+    """Of layers with one block of weights."""
+    owner = _owners(analysis)
+    labels = [[(i, Label((0,), part[0])) for i, part in enumerate(parts)] for parts in _sides(linears)]
+    inner, outer = (_forms(rows, len(linears), owner) for rows in labels)
+    macs = np.array([linear.macs for linear in linears]) / max(analysis.trace.batch, 1)
+    return ProductCost(inner, outer, macs, owner.combined)
+
+
+def _sides(linears: Sequence[Linear]) -> tuple[list[Atoms], list[Atoms]]:
+    return [linear.features for linear in linears], [linear.outputs for linear in linears]
 
 
 @dataclass(frozen=True, eq=False)

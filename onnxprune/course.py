@@ -1,7 +1,7 @@
 """What a fine-tune is about: a model to train, what it learns from, and where it stands from time to time."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from glob import escape
 from os import PathLike
@@ -16,6 +16,7 @@ from onnxprune.dependency import Keep
 from onnxprune.errors import BadInput
 from onnxprune.graph import Array, array_of, constants, every_node, nodes_by_name
 from onnxprune.labels import Label
+from onnxprune.passes.factorize_low_rank import Written
 from onnxprune.passes.fold_batchnorm import fold_batchnorm
 from onnxprune.passes.remove import sliced
 from onnxprune.prepare import Data, Prepared
@@ -84,7 +85,15 @@ def forget(checkpoint: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def pruned(prepared: Prepared, slim: ir.Model, keep: Keep, samples: Samples, course: Course, config: Config) -> Task:
+def pruned(
+    prepared: Prepared,
+    slim: ir.Model,
+    keep: Keep,
+    written: Sequence[Written],
+    samples: Samples,
+    course: Course,
+    config: Config,
+) -> Task:
     """The task of training a pruned model toward the original."""
     analysis = prepared.analysis
     labels: dict[str, list[Label]] = defaultdict(list)
@@ -97,6 +106,8 @@ def pruned(prepared: Prepared, slim: ir.Model, keep: Keep, samples: Samples, cou
         for linear in analysis.linears
         if (name := linear.weight.name or "") in weights
     }
+    for one in written:
+        fans |= {one.first: array_of(weights[one.first]).size // one.rank, one.second: one.rank}
     return Task(
         slim,
         teacher_of(prepared) if config.match_features else prepared.came,

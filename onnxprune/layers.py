@@ -18,14 +18,19 @@ class Layer:
 
     `wave`: how many such layers stand before it on the longest path, so that waves can be solved one after the
     other. `partner`: the activation that is added to its output and known by then (a shortcut), whose error the
-    layer can absorb. `clipped`: a Relu alone reads the result, so that any negative value is as good as another.
+    layer can absorb. `activation`: the type of the operators that alone read the result; empty where they differ.
     """
 
     linear: Linear
     bias: ir.Value | None
     wave: int
     partner: ir.Value | None
-    clipped: bool
+    activation: str
+
+    @property
+    def clipped(self) -> bool:
+        """Whether a Relu alone reads the result, so that any negative value is as good as another."""
+        return self.activation == "Relu"
 
     @property
     def name(self) -> str:
@@ -57,7 +62,7 @@ def layers_in_order(analysis: Analysis) -> tuple[list[Layer], dict[str, int]]:
 def _layer(linear: Linear, wave: dict[str, int], trace: Trace) -> Layer:
     ready, result, bias = wave.get(linear.x.name or "", 0), linear.y, linear.bias
     if linear.kind == "recurrent":  # what it is solved for stays inside the operator
-        return Layer(linear, bias, ready, None, False)
+        return Layer(linear, bias, ready, None, "")
     if linear.kind == "matmul" and (bias := bias_behind(linear.node)) is not None:
         add = sole_reader(result)
         assert add is not None
@@ -69,7 +74,7 @@ def _layer(linear: Linear, wave: dict[str, int], trace: Trace) -> Layer:
         result = total.outputs[0]
     else:
         partner = None
-    return Layer(linear, bias, ready, partner, _clipped(result))
+    return Layer(linear, bias, ready, partner, _activation(result))
 
 
 def _partner(result: ir.Value) -> ir.Value | None:
@@ -81,6 +86,6 @@ def _partner(result: ir.Value) -> ir.Value | None:
     return others[0] if len(others) == 1 and others[0].const_value is None else None
 
 
-def _clipped(result: ir.Value) -> bool:
-    readers = [node for node, _ in result.uses()]
-    return bool(readers) and not result.is_graph_output() and all(node.op_type == "Relu" for node in readers)
+def _activation(result: ir.Value) -> str:
+    types = {node.op_type for node, _ in result.uses()}
+    return types.pop() if len(types) == 1 and not result.is_graph_output() else ""

@@ -16,7 +16,7 @@ from onnxprune.model_io import ModelSource, like, load
 from onnxprune.passes.samplers import drop_idle_samplers
 from onnxprune.passes.states import settle_products
 from onnxprune.plan import Plan
-from onnxprune.planning import make_plan, reader_errors
+from onnxprune.planning import make_plan, product_plans, reader_errors
 from onnxprune.prepare import fitted, open_data
 from onnxprune.progress import Progress, Silent, Stages
 from onnxprune.report import Report
@@ -87,10 +87,11 @@ def _run(
     named = drop_idle_samplers(pruned.model)
     slim = settle_products(named)
     with stages.stage("verify"):
-        proof = prove(prepared.analysis, slim, pruned.keep, data.sample, named)
+        proof = prove(prepared.analysis, slim, pruned.keep, data.sample, drop_idle_samplers(pruned.solved(named)))
     with stages.stage("measure"):
         measured = measure(prepared.came, slim, data, judge, settings)
-    plan = make_plan(prepared, pruned.keep, reader_errors(prepared, pruned.last.solved), settings)
+    errors, products = reader_errors(prepared, pruned.last.solved), product_plans(pruned.written, settings)
+    plan = make_plan(prepared, pruned.keep, errors, settings, products)
     outcome = Outcome(
         model=slim,
         chosen=pruned.chosen,

@@ -53,8 +53,19 @@ class HeadPlan(BaseModel):
     bias: str
 
 
+class ProductPlan(BaseModel):
+    """A layer that became two: of which rank, and by which method."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    rank: int
+    method: str
+
+
 class Plan(BaseModel):
-    """What a run removes; `schema_version` is 2 where older readers would misread it: where there are `heads`.
+    """What a run removes; `schema_version` is 2 where older readers would misread it: where there are `heads` or
+    `products`.
 
     `open` and `sampler` are the options of that name, without which the groups would be others.
     """
@@ -64,6 +75,7 @@ class Plan(BaseModel):
     schema_version: Literal[1, 2] = 1
     heads: tuple[HeadPlan, ...] = ()
     groups: tuple[GroupPlan, ...]
+    products: tuple[ProductPlan, ...] = ()
     open: tuple[Literal["normalised"], ...] = ()
     sampler: bool | None = None
 

@@ -11,8 +11,9 @@ from onnxprune.config import Config
 from onnxprune.dependency import Analysis, Keep
 from onnxprune.errors import ProofFailed
 from onnxprune.graph import Array
+from onnxprune.passes.factorize_low_rank import Written
 from onnxprune.passes.remove import remove
-from onnxprune.plan import GroupPlan, Plan, cuts
+from onnxprune.plan import GroupPlan, Plan, ProductPlan, cuts
 from onnxprune.prepare import Prepared
 from onnxprune.rebuild import Rebuilt
 from onnxprune.scoring import Scored
@@ -77,8 +78,20 @@ def reader_errors(prepared: Prepared, solved: Sequence[Rebuilt]) -> dict[str, fl
     return {name: max(errors) for name, errors in found.items() if errors}
 
 
-def make_plan(prepared: Prepared, keep: Keep, errors: Mapping[str, float], config: Config) -> Plan:
-    """The plan of a run: the groups that lose units, with the errors of their readers."""
+def product_plans(written: Sequence[Written], config: Config) -> tuple[ProductPlan, ...]:
+    """What the plan says of layers that became products."""
+    method = config.fc or "response"
+    return tuple(ProductPlan(name=one.node, rank=one.rank, method=method) for one in written)
+
+
+def make_plan(
+    prepared: Prepared,
+    keep: Keep,
+    errors: Mapping[str, float],
+    config: Config,
+    products: tuple[ProductPlan, ...] = (),
+) -> Plan:
+    """The plan of a run: the groups that lose units, with the errors of their readers, and the products."""
     analysis = prepared.analysis
     groups = []
     for group in prepared.groups:
@@ -96,5 +109,12 @@ def make_plan(prepared: Prepared, keep: Keep, errors: Mapping[str, float], confi
                 )
             )
     heads = () if prepared.head is None else prepared.head.plans
-    version: Literal[1, 2] = 2 if heads else 1
-    return Plan(schema_version=version, heads=heads, groups=tuple(groups), open=config.open, sampler=config.sampler)
+    version: Literal[1, 2] = 2 if heads or products else 1
+    return Plan(
+        schema_version=version,
+        heads=heads,
+        groups=tuple(groups),
+        products=products,
+        open=config.open,
+        sampler=config.sampler,
+    )

@@ -285,7 +285,9 @@ def _frozen(model: ir.Model, analysis: Analysis, config: Config) -> frozenset[st
         inside = [g for g in analysis.groups if matches(g.names, config.only)]
         readers = {linear.node.name or "" for group in inside for linear in group.readers}
         writers = {linear.node.name or "" for group in inside for linear in group.writers}
-        kept |= {linear.node.name or "" for linear in analysis.linears} - readers - writers
+        named = {linear.node.name or "" for linear in analysis.linears if matches(names_of(linear.node), config.only)}
+        around = readers | writers if config.method != "none" else set()
+        kept |= {linear.node.name or "" for linear in analysis.linears} - around - named
     return frozenset(kept | {_normed_by(node) for node in model.graph if node.name in kept} - {""})
 
 
@@ -316,6 +318,8 @@ def choosable(every: Iterable[Group], config: Config) -> tuple[tuple[Group, ...]
     for group in every:
         if config.keep and matches(group.names, config.keep):
             closed.append(Closed(group.name, group.width, "--keep names it"))
+        elif config.method == "none":
+            closed.append(Closed(group.name, group.width, "--method none"))
         elif config.only and not matches(group.names, config.only):
             closed.append(Closed(group.name, group.width, "--only does not name it"))
         elif group.width == 1 or group.width == group.row_count:

@@ -50,22 +50,31 @@ class Prober:
         constants = _changed(list(chain.from_iterable(trials)), self.layers)
         if not constants:
             return [0.0 for _ in trials]
+        return self.errors(constants, [_weights(trial, self.layers, self.constants) for trial in trials])
+
+    def errors(self, constants: Sequence[ir.Value], changes: Sequence[Mapping[str, Array]]) -> list[float]:
+        """The same for other contents of some constants, by name; what a change leaves out stays."""
         session = _open_tail(self.model, constants, self.judged)
         known = {given.name: self.known[given.name] for given in session.get_inputs() if given.name in self.known}
         known |= {value.name or "": self.constants[value] for value in constants}
-        return [self._error(run(session, known | _weights(trial, self.layers, self.constants))) for trial in trials]
+        return [self._error(run(session, {**known, **change})) for change in changes]
 
     def _error(self, found: Mapping[str, Array]) -> float:
         return sum(_relative(self.known[name], y) for name, y in found.items())
 
 
 def open_prober(
-    analysis: Analysis, layers: Sequence[Layer], scored: Sequence[Scored], feeds: Mapping[str, Array]
+    analysis: Analysis,
+    layers: Sequence[Layer],
+    scored: Sequence[Scored],
+    feeds: Mapping[str, Array],
+    products: Sequence[Layer] = (),
 ) -> Prober:
-    """Run the original once on these inputs (one batch) and keep what the probes read."""
+    """Run the original once on these inputs (one batch) and keep what the probes of groups and products read."""
     by_name = {layer.name: layer for layer in layers}
     judged = judged_values(analysis.flat)
     changed = [_changed([(one, 0)], by_name) for one in scored]
+    changed += [[layer.linear.weight, layer.bias] for layer in products if layer.bias is not None]
     reads = {name for constants in changed for name in _reads(analysis.flat, constants)}
     computed = sorted((reads | set(judged)) - set(feeds))
     known = {**feeds, **run(open_session(analysis.flat, outputs=computed), feeds)}

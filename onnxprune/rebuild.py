@@ -1,7 +1,7 @@
 """Sweep 2: front to back on the pruned network's own activations, solve every layer toward the original's outputs."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -16,8 +16,10 @@ from onnxprune.calibration.sampling import Sampling
 from onnxprune.calibration.source import Source
 from onnxprune.constants import constant_array
 from onnxprune.dependency import Analysis, Keep
-from onnxprune.graph import Array, captured_values, constants, values_by_name
+from onnxprune.graph import Array, array_of, captured_values, constants, values_by_name
 from onnxprune.layers import Layer
+from onnxprune.low_rank.approximate import AS_ROWS, METHODS
+from onnxprune.low_rank.factors import Factors
 from onnxprune.op_rules.stored import stored, write
 from onnxprune.pairs import find_pairs
 from onnxprune.parallel import each
@@ -37,6 +39,31 @@ class Rebuilt:
     after: float
 
 
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """The layers that become products, with their ranks, and the method that finds the factors."""
+
+    of: Mapping[str, int] = field(default_factory=dict)
+    method: str = "response"
+
+    def reads_rows(self) -> bool:
+        """Whether the method goes over rows again and again."""
+        return self.method not in ("lrd", "response")
+
+
+@dataclass(frozen=True, eq=False)
+class Rebuild:
+    """The model with its layers solved again (products multiplied out), what that gained, and the factors by layer.
+
+    `disk_bytes` of temporary files were needed.
+    """
+
+    model: ir.Model
+    solved: list[Rebuilt]
+    factors: Mapping[str, Factors]
+    disk_bytes: int
+
+
 def rebuild(
     analysis: Analysis,
     slim: ir.Model,
@@ -46,34 +73,50 @@ def rebuild(
     collected: Collected,
     source: Source,
     sampling: Sampling,
-    mode: Literal["lsq", "scale"],
+    mode: Literal["lsq", "scale", "none"],
     tick: Tick = lambda: None,
-) -> tuple[ir.Model, list[Rebuilt], int]:
-    """The slim model with its layers solved again, what that gained, and the bytes of disk it needed.
+    ranks: Ranks = Ranks(),
+) -> Rebuild:
+    """The slim model with its layers solved again.
 
     `lsq`: every layer whose input differs from the original's is solved, so that errors do not add up along the way.
-    `scale`: the layers that lost input channels get one factor a channel (ThiNet).
+    `scale`: the layers that lost input channels get one factor a channel (ThiNet). Those in `ranks` get a weight of
+    low rank in any case.
     """
     model = take_branches(slim, analysis.trace.taken)
     values = values_by_name(model)
-    changed = downstream(analysis, keep)
-    touched = [layer for layer in layers if layer.linear.x.name in changed]
+    products = {layer.linear.y.name for layer in layers if layer.name in ranks.of}
+    changed = downstream(analysis, keep, products)
+    stale = {layer.name for layer in layers if layer.linear.x.name in changed and mode != "none"}
     if mode == "scale":
-        touched = [layer for layer in touched if not np.all(keep[layer.linear.features])]
+        stale -= {layer.name for layer in layers if np.all(keep[layer.linear.features])}
+    touched = [layer for layer in layers if layer.name in stale or layer.name in ranks.of]
     frontier = Frontier(model, wave, source)
-    pairs = find_pairs(layers) if mode == "lsq" else {}
+    found = find_pairs(layers) if mode == "lsq" else {}
+    pairs = {name: pair for name, pair in found.items() if pair.first.name not in ranks.of and name in stale}
     needs = _batches(touched, sampling)
     done: list[Rebuilt] = []
+    factors: dict[str, Factors] = {}
+
+    def solve(one: tuple[Layer, list[Block]]) -> Rebuilt:
+        layer, blocks = one
+        if layer.name not in ranks.of:
+            return _solve(model, layer, keep, blocks, values, mode)
+        blind = ranks.method == "lrd" or not blocks[0].solvable
+        solved = _solve(model, layer, keep, blocks, values, mode) if blind and layer.name in stale else None
+        rebuilt, factors[layer.name] = _approximate(layer, blocks[0], values, ranks, blind, solved)
+        return rebuilt
+
     for number, batches in enumerate(needs):
         ready = [layer for layer in touched if layer.wave == number]
         for pair in (pairs[layer.name] for layer in ready if layer.name in pairs):
             adjust_first(pair, len(pairs), keep, values, frontier, collected, sampling)
-        blocks = _summed(ready, keep, collected, sampling, frontier, number, batches)
-        done += each(lambda pair: _solve(model, pair[0], keep, pair[1], values, mode), zip(ready, blocks, strict=True))
+        blocks = _summed(ready, keep, collected, sampling, frontier, number, batches, ranks)
+        done += each(solve, zip(ready, blocks, strict=True))
         tick()
     release_all(analysis.model)
     rebuilt = _with_constants(slim, values) if analysis.trace.taken else model
-    return rebuilt, done, frontier.peak_bytes + collected.disk_bytes
+    return Rebuild(rebuilt, done, factors, frontier.peak_bytes + collected.disk_bytes)
 
 
 def _summed(
@@ -84,9 +127,10 @@ def _summed(
     frontier: Frontier,
     number: int,
     batches: int,
+    ranks: Ranks,
 ) -> list[list[Block]]:
     """Run step `number` and sum the rows of its layers, block by block, on the lanes that run it."""
-    blocks = [_blocks(layer, keep, sampling) for layer in ready]
+    blocks = [_blocks(layer, keep, sampling, layer.name in ranks.of and ranks.reads_rows()) for layer in ready]
     wanted = {v.name or "" for layer in ready for v in (layer.linear.x, layer.partner) if v is not None}
 
     def add(batch: int, values: dict[str, Array]) -> None:
@@ -118,24 +162,27 @@ def _with_constants(slim: ir.Model, values: Mapping[str, ir.Value]) -> ir.Model:
     return model
 
 
-def downstream(analysis: Analysis, keep: Keep) -> set[str]:
-    """The values that a removal changes: the labelled ones that lose channels, and all that is computed from them."""
+def downstream(analysis: Analysis, keep: Keep, others: Collection[str | None] = ()) -> set[str]:
+    """The values that a removal changes: the labelled ones that lose channels, and all that is computed from them.
+
+    The same for `others`, which change for another reason.
+    """
     gone = [slot for slot in analysis.slots if slot.reader is None and not np.all(keep[slot.label.atoms])]
-    changed = {slot.value.name for slot in gone}
+    changed = {slot.value.name for slot in gone} | set(others)
     for node in analysis.flat.graph:
         if any(v is not None and v.name in changed for v in (*node.inputs, *captured_values(node))):
             changed.update(value.name for value in node.outputs)
     return {name for name in changed if name}
 
 
-def _blocks(layer: Layer, keep: Keep, sampling: Sampling) -> list[Block]:
+def _blocks(layer: Layer, keep: Keep, sampling: Sampling, alternates: bool) -> list[Block]:
     linear = layer.linear
     rows = int(sampling.rows(linear))
     made = []
     for features, outputs in zip(keep[linear.features], keep[linear.outputs], strict=True):
         width, height = int(features.sum()), int(outputs.sum())
-        stays = reservoir_share(width, height, rows, sampling.layers)
-        made.append(Block(width, height, rows, layer.clipped, stays, sampling.allowance))
+        stays = min(1.0, AS_ROWS / rows) if alternates else reservoir_share(width, height, rows, sampling.layers)
+        made.append(Block(width, height, rows, layer.clipped, stays, sampling.allowance, alternates))
     return made
 
 
@@ -189,6 +236,30 @@ def _solve(
             one.const_value = tensor
         after = error
     return Rebuilt(layer.name, error, after)
+
+
+def _approximate(
+    layer: Layer,
+    block: Block,
+    values: Mapping[str, ir.Value],
+    ranks: Ranks,
+    blind: bool,
+    solved: Rebuilt | None,
+) -> tuple[Rebuilt, Factors]:
+    """Write a weight of low rank, and say what its factors are; `blind`: of the weight as it stands, solved or not."""
+    assert layer.bias is not None
+    linear, weight, bias = layer.linear, values[layer.linear.weight.name or ""], values[layer.bias.name or ""]
+    shape, shift = array_of(weight).shape, array_of(bias)
+    prior = to_matrix(linear, array_of(weight))[0].astype(np.float64)
+    own = to_vector(linear, shift).astype(np.float64)
+    fit = block.fit(prior) if block.solvable and solved is None else None
+    before = block.error(prior, own) if solved is None else solved.before
+    method = METHODS["lrd" if blind else ranks.method]
+    factors, vector = method(fit, prior, own, ranks.of[layer.name], layer.activation)
+    product = factors.product()
+    write(weight, from_matrix(linear, product[None], shape))
+    write(bias, from_vector(linear, vector, shift))
+    return Rebuilt(layer.name, before, block.error(product, vector)), factors
 
 
 def _rounded_error(model: ir.Model, layer: Layer, blocks: Sequence[Block], weight: ir.Value, bias: ir.Value) -> float:

@@ -34,7 +34,10 @@ def screen() -> Console:
 
 def show_report(report: Report, console: Console, verbose: bool, wrote: str) -> None:
     """Print what a run did: the groups, the totals, and a line for everything else; `wrote` names the output."""
-    console.print(_groups(report))
+    if report.groups or not report.products:
+        console.print(_groups(report))
+    if report.products:
+        console.print(_products(report))
     console.print(_totals(report))
     if verbose:
         console.print(_layers(report))
@@ -80,6 +83,14 @@ def _groups(report: Report) -> Table:
     return made
 
 
+def _products(report: Report) -> Table:
+    made = table("layer", "inputs", "outputs", "rank", "method", "error")
+    for one in report.products:
+        error = "" if one.error is None else f"{one.error:.3f}"
+        made.add_row(one.name, str(one.inputs), str(one.outputs), str(one.rank), one.method, error)
+    return made
+
+
 def _totals(report: Report) -> Table:
     made = totals_table(report.before, report.after)
     for one in report.latency:
@@ -120,12 +131,14 @@ def _lines(report: Report, verbose: bool) -> Iterable[tuple[str, str]]:
     if budget.kind in ("macs", "params"):
         asked = "asked for" if any(getattr(report.config, name) is not None for name in BUDGETS) else "by default"
         yield "budget", f"{budget.kind} {budget.target:.3g} {asked}, {budget.reached:.4f} reached"
+    elif budget.kind == "ranks":
+        yield "budget", f"ranks as asked for: {share(budget.reached)} of the parameters stay"
     else:
         yield "budget", f"{budget.kind}: {share(budget.reached)} of the channels removed"
     whole = all(group.kept == group.width for group in report.groups)
-    bare = budget.kind == "plan" or (whole and report.heads)
+    bare = budget.kind == "plan" or (whole and (report.heads or report.products))
     yield "allocation", report.allocation + f"; widths in multiples of {report.align} where they can be" * (not bare)
-    if whole and not report.heads:
+    if whole and not report.heads and not report.products:
         yield "note", "Nothing was removed: the model meets the budget as it is."
     if report.calibration is not None:
         yield "data", report.calibration.description

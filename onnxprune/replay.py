@@ -10,10 +10,13 @@ from onnxprune.calibration.sampling import Sampling
 from onnxprune.choose import Chosen
 from onnxprune.config import Config
 from onnxprune.dependency import Keep
+from onnxprune.graph import nodes_by_name
 from onnxprune.heads import prepare_headed
 from onnxprune.layers import layers_in_order
+from onnxprune.low_rank.factors import by_singular_values
 from onnxprune.measure import measure, open_judge
 from onnxprune.model_io import Loaded, ModelSource, like, load
+from onnxprune.passes.factorize_low_rank import factorize_low_rank, matrix_of, multiplied
 from onnxprune.passes.remove import remove
 from onnxprune.passes.samplers import drop_idle_samplers
 from onnxprune.passes.states import settle_products
@@ -21,7 +24,8 @@ from onnxprune.pipeline import Result
 from onnxprune.plan import Plan, keep_of
 from onnxprune.prepare import Data, Prepared, fitted, open_data
 from onnxprune.progress import Progress, Silent, Stages
-from onnxprune.rebuild import Rebuilt, rebuild
+from onnxprune.ranks import worth
+from onnxprune.rebuild import Ranks, Rebuild, rebuild
 from onnxprune.report import Budget, Report
 from onnxprune.reporting import Outcome, head_notes, make_report
 from onnxprune.serialise import LARGE, tensor_bytes
@@ -64,22 +68,33 @@ def apply_plan(
             data = fitted(data, prepared.analysis.trace, float(costs.macs(costs.full)), settings)
             keep = keep_of(plan, prepared.analysis)
         slim = remove(prepared.analysis, keep)
-        slim, solved, disk = _rebuilt(prepared, slim, keep, data, settings, stages) if solve else (slim, [], 0)
+        found = _rebuilt(prepared, slim, keep, plan, data, settings, stages) if solve else _cut_blindly(slim, plan)
+        factors = {name: (one.first, one.second) for name, one in found.factors.items()}
+        slim, written = factorize_low_rank(found.model, factors)
         named = drop_idle_samplers(slim)
         slim = settle_products(named)
         with stages.stage("verify"):
-            proof = prove(prepared.analysis, slim, keep, data.sample, named)
+            solved = drop_idle_samplers(multiplied(found.model, named, written)) if written else named
+            proof = prove(prepared.analysis, slim, keep, data.sample, solved)
         if not solve and "measure" not in settings.model_fields_set and tensor_bytes(prepared.came) > LARGE:
             settings = settings.model_copy(update={"measure": False})
         with stages.stage("measure"):
             measured = measure(prepared.came, slim, data, judge, settings)
-    outcome = Outcome(slim, _chosen(plan), {}, solved, proof, measured, stages.seconds, disk)
+    outcome = Outcome(slim, _chosen(plan), {}, found.solved, proof, measured, stages.seconds, found.disk_bytes)
     return Result(like(slim, loaded), plan, _report(loaded, settings, prepared, data, plan, outcome))
 
 
+def _cut_blindly(slim: ir.Model, plan: Plan) -> Rebuild:
+    """The products of the plan by singular values: without data nothing tells more."""
+    nodes = nodes_by_name(slim)
+    return Rebuild(
+        slim, [], {one.name: by_singular_values(matrix_of(nodes[one.name]), one.rank) for one in plan.products}, 0
+    )
+
+
 def _rebuilt(
-    prepared: Prepared, slim: ir.Model, keep: Keep, data: Data, config: Config, stages: Stages
-) -> tuple[ir.Model, list[Rebuilt], int]:
+    prepared: Prepared, slim: ir.Model, keep: Keep, plan: Plan, data: Data, config: Config, stages: Stages
+) -> Rebuild:
     """Both sweeps; the first keeps the targets only, for nothing is chosen any more."""
     assert config.rebuild != "none"
     layers, wave = layers_in_order(prepared.analysis)
@@ -88,9 +103,11 @@ def _rebuilt(
     sampling = Sampling(data.source.samples, data.batches, len(layers), prepared.analysis.trace, config.seed, fits)
     with stages.stage("collect") as tick:
         collected = collect(prepared.analysis.flat, layers, frozenset(), data.source, sampling, tick)
+    method = next((one.method for one in plan.products), "response")
+    ranks = Ranks(worth({one.name: one.rank for one in plan.products}, layers, keep), method)
     with stages.stage("rebuild", max((layer.wave for layer in layers), default=0) + 1) as tick:
         return rebuild(
-            prepared.analysis, slim, keep, layers, wave, collected, data.source, sampling, config.rebuild, tick
+            prepared.analysis, slim, keep, layers, wave, collected, data.source, sampling, config.rebuild, tick, ranks
         )
 
 

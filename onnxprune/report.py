@@ -42,6 +42,20 @@ class LayerReport(_Frozen):
     after: float
 
 
+class ProductReport(_Frozen):
+    """A layer of `outputs` × `inputs` that became two, of this rank, and the error of its outputs on held-out rows.
+
+    The error is None where nothing tells.
+    """
+
+    name: str
+    inputs: int
+    outputs: int
+    rank: int
+    method: str
+    error: float | None = None
+
+
 class Totals(_Frozen):
     """Multiply–adds a sample, parameters, and bytes of the model."""
 
@@ -133,7 +147,7 @@ class Calibrated(_Frozen):
 class Budget(_Frozen):
     """What was asked for, as a share of the original, and what was reached; `plan` where a plan was replayed."""
 
-    kind: Literal["macs", "params", "ratio", "ratios", "plan"]
+    kind: Literal["macs", "params", "ratio", "ratios", "ranks", "plan"]
     target: float
     reached: float
 
@@ -169,6 +183,7 @@ class Report(_Frozen):
     groups: tuple[GroupReport, ...]
     closed: tuple[ClosedReport, ...]
     layers: tuple[LayerReport, ...]
+    products: tuple[ProductReport, ...] = ()
     before: Totals
     after: Totals
     proof: float

@@ -1,5 +1,6 @@
 """From what a run did to its report."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from onnxprune.op_rules.facts import Linear
 from onnxprune.plan import Plan
 from onnxprune.planning import reader_errors
 from onnxprune.prepare import Data, Prepared
+from onnxprune.ranks import saved_macs
 from onnxprune.rebuild import Rebuilt
 from onnxprune.report import (
     Budget,
@@ -25,6 +27,7 @@ from onnxprune.report import (
     ClosedReport,
     GroupReport,
     LayerReport,
+    ProductReport,
     Report,
     RoundReport,
     Totals,
@@ -60,7 +63,8 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
     costs = prepared.costs
     widths = np.array([kept.get(group.name, group.width) for group in prepared.analysis.groups], np.int64)
     before = _totals(costs.whole("macs"), prepared.came)
-    after = _totals(float(costs.macs(widths)), outcome.model)
+    ranks = {one.name: one.rank for one in plan.products}
+    after = _totals(float(costs.macs(widths)) - saved_macs(prepared.analysis, widths, ranks), outcome.model)
     groups = tuple(
         GroupReport(
             name=g.name,
@@ -82,6 +86,7 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
         calibration=_calibrated(data, outcome),
         groups=groups,
         closed=tuple(ClosedReport(name=c.name, width=c.width, reason=c.reason) for c in prepared.closed),
+        products=_products(prepared.analysis, plan, outcome.solved),
         layers=tuple(LayerReport(name=r.name, before=r.before, after=r.after) for r in outcome.solved),
         before=before,
         after=after,
@@ -94,6 +99,22 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
         accuracy=outcome.measured.accuracy,
         seconds=dict(outcome.seconds),
         notes=(*head_notes(prepared), *_notes(config, data), *_wide(config, outcome), *outcome.notes),
+    )
+
+
+def _products(analysis: Analysis, plan: Plan, solved: Sequence[Rebuilt]) -> tuple[ProductReport, ...]:
+    sizes = {linear.node.name or "": (linear.features.shape[1], linear.outputs.shape[1]) for linear in analysis.linears}
+    errors = {one.name: one.after for one in solved if not math.isnan(one.after)}
+    return tuple(
+        ProductReport(
+            name=one.name,
+            inputs=sizes[one.name][0],
+            outputs=sizes[one.name][1],
+            rank=one.rank,
+            method=one.method,
+            error=errors.get(one.name),
+        )
+        for one in plan.products
     )
 
 
@@ -117,7 +138,9 @@ def _totals(macs: float, model: ir.Model) -> Totals:
 
 def _budget(config: Config, data: Data, groups: Sequence[GroupReport], before: Totals, after: Totals) -> Budget:
     kind, target = budget_of(config, data.source.synthetic)
-    if kind in ("ratio", "ratios"):
+    if kind == "ranks":
+        reached = after.params / max(before.params, 1)
+    elif kind in ("ratio", "ratios"):
         reached = 1 - sum(g.kept for g in groups) / max(sum(g.width for g in groups), 1)
     else:
         reached = getattr(after, kind) / max(getattr(before, kind), 1)

@@ -16,6 +16,7 @@ from onnxprune.dependency import Group, Keep
 from onnxprune.errors import BudgetNotMet
 from onnxprune.graph import every_node
 from onnxprune.op_rules.facts import Linear
+from onnxprune.passes.factorize_low_rank import Written, factorize_low_rank, multiplied
 from onnxprune.prepare import Data, Prepared
 from onnxprune.progress import Stages
 from onnxprune.report import RoundReport, Tuned
@@ -43,7 +44,10 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
-    """What all cuts came to: `keep`, `wide` and the names in `model` are the original's, `last` is the last cut."""
+    """What all cuts came to: `keep`, `wide` and the names in `model` are the original's, `last` is the last cut.
+
+    Where layers were `written` as products, `whole` is the model before that.
+    """
 
     model: ir.Model
     keep: Keep
@@ -55,6 +59,12 @@ class Pruned:
     notes: tuple[str, ...]
     tuned: Tuned | None = None
     rounds: tuple[RoundReport, ...] = ()
+    whole: ir.Model | None = None
+    written: tuple[Written, ...] = ()
+
+    def solved(self, model: ir.Model) -> ir.Model:
+        """The numbers of a model in the layers of the original, products multiplied out."""
+        return model if self.whole is None else multiplied(self.whole, model, self.written)
 
 
 def prune(
@@ -70,10 +80,10 @@ def prune(
     done: Pruned | None = None
     for number, step in enumerate(steps, 1):
         with stages.part(step.name):
-            done = _cut(prepared, done, step, data, stages)
+            done = _as_products(_cut(prepared, done, step, data, stages))
             if samples is not None and step.epochs is not None:
                 at = course if number == len(steps) else course.before(number)
-                task = pruned(prepared, done.model, done.keep, samples, at, step.config)
+                task = pruned(prepared, done.model, done.keep, done.written, samples, at, step.config)
                 model, tuned = tune(task, step.epochs, step.config, stages)
                 done = replace(done, model=model, tuned=tuned)
             if step.name:
@@ -101,6 +111,14 @@ def _cut(prepared: Prepared, done: Pruned | None, step: Step, data: Data, stages
         disk_bytes=max(done.disk_bytes, one.disk_bytes),
         notes=tuple(dict.fromkeys((*done.notes, *one.notes))),
     )
+
+
+def _as_products(done: Pruned) -> Pruned:
+    if not done.last.factors:
+        return done
+    factors = {name: (one.first, one.second) for name, one in done.last.factors.items()}
+    model, written = factorize_low_rank(done.model, factors)
+    return replace(done, model=model, whole=done.model, written=written)
 
 
 def _alone(prepared: Prepared, step: Step) -> Prepared:
@@ -146,7 +164,7 @@ def _steps(prepared: Prepared, data: Data, config: Config, stages: Stages) -> li
 def _round(config: Config, synthetic: bool, number: int) -> Step:
     """A round that ends its part of the way down, counted in equal factors."""
     (kind, share), part = budget_of(config, synthetic), number / config.rounds
-    goal: dict[str, object] = dict.fromkeys(BUDGETS)
+    goal: dict[str, object] = dict.fromkeys((*BUDGETS, "fc", "conv", "rank", "energy"))
     if kind != "ratios":
         goal[kind] = 1 - (1 - share) ** part if kind == "ratio" else share**part
     goal["ratios"] = {glob: 1 - (1 - rate) ** part for glob, rate in config.ratios.items()}

@@ -38,6 +38,37 @@ class Solution:
     after: float
 
 
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """The plain least-squares fit of a block, weight (n, F) and bias (n,), and what it was solved from.
+
+    Blocks too wide for sums have rows alone. `error` judges on held-out rows, of which some are `judges`.
+    """
+
+    weight: F64
+    bias: F64
+    rows: Sequence[ClippedRows]
+    error: Error
+    moments: Moments | None = None
+    factor: RidgeFactor | None = None
+    judges: Sequence[ClippedRows] = ()
+
+    def spread(self, weight: F64) -> F64:
+        """(n, n) how outputs of a weight vary, W G Wᵀ."""
+        if self.moments is None:
+            x = np.concatenate([part.x for part in self.rows])[-WIDE_ROWS:]
+            outputs = (x - x.mean(axis=0)).astype(np.float64) @ weight.T
+            return np.asarray(outputs.T @ outputs / len(x))
+        return np.asarray(weight @ (self.moments.gram @ weight.T))
+
+    def intercept(self, weight: F64) -> F64:
+        """(n,) the bias that gives outputs of a weight their mean."""
+        if self.moments is None:
+            x = np.concatenate([part.x for part in self.rows])[-WIDE_ROWS:]
+            return np.asarray(self.bias + (self.weight - weight) @ x.mean(axis=0))
+        return self.moments.mean_y - weight @ self.moments.mean_x
+
+
 @dataclass(eq=False)
 class _Seen:
     """Rows: sums of those that solve, rows that judge, and some for the alternation or for layers too wide for sums."""
@@ -45,6 +76,7 @@ class _Seen:
     tally: Tally | None
     held: list[tuple[Rows, Rows]] = field(default_factory=list)
     kept: list[ClippedRows] = field(default_factory=list)
+    judges: list[ClippedRows] = field(default_factory=list)
     means: "_Means" = field(default_factory=lambda: _Means())
 
     def absorb(self, other: "_Seen") -> None:
@@ -53,6 +85,7 @@ class _Seen:
             self.tally.absorb(other.tally)
         self.held += other.held
         self.kept += other.kept
+        self.judges += other.judges
         self.means.absorb(other.means)
 
 
@@ -95,13 +128,14 @@ class Block:
         clipped: bool,
         share: float,
         allowance: Allowance = USUAL,
+        keeps: bool = False,
     ) -> None:
         narrow = features <= allowance.widest
-        self._solvable = narrow or features * outputs <= allowance.largest
+        self.solvable = narrow or features * outputs <= allowance.largest
         weak = (features > FEW) + (rows < PLENTY * features)
         self._ridges = RIDGES[min(weak, len(RIDGES) - 1) :]
         self._lanes = [_Seen(Tally(features, outputs) if narrow else None) for _ in range(LANES)]
-        self._clipped = clipped
+        self._clipped, self._keeps = clipped, keeps
         self._judge: Error | None = None
         self._share = share
 
@@ -109,7 +143,7 @@ class Block:
         """Add the rows of one batch; lanes may do so side by side."""
         lane = self._lanes[batch % LANES]
         offset = np.zeros_like(target) if partner is None else partner
-        if not self._solvable:
+        if not self.solvable:
             lane.means.add(x, target - offset)
             return
         if lane.tally is not None:
@@ -119,33 +153,47 @@ class Block:
             lane.tally.add(x[:solving], wanted[:solving])
             if held.start < len(x):
                 lane.held.append((x[held].copy(), wanted[held]))
-        if lane.tally is None or self._clipped:
+        if lane.tally is None or self._clipped or self._keeps:
             step = max(1, round(1 / self._share))
-            rows = slice(batch % step, None, step)
-            lane.kept.append(ClippedRows(x[rows].copy(), target[rows].copy(), offset[rows].copy()))
+            every = slice(batch % step, None, step)
+            if self._keeps:
+                held = held_out(len(x), batch)
+                lane.judges.append(_some(x, target, offset, held))
+                every = slice(every.start, held.start, step)
+            lane.kept.append(_some(x, target, offset, every))
 
     def solve(self, prior: F64, bias: F64) -> Solution:
         """The refit, with the strongest ridge that is as good as any on held-out rows."""
-        seen = self._together()
-        if not self._solvable:
-            return Solution(prior, seen.means.bias(prior), np.nan, np.nan)
-        if seen.tally is None:
-            return _solve_wide(seen.kept, prior)
-        rho = _ridge(seen.tally, seen.held, prior, self._ridges)
-        everything, error = self._everything(seen)
-        self._judge = error
-        factor = RidgeFactor(everything.gram, rho)
-        weight = factor.solve(everything.cross, prior)
-        plain = weight, everything.mean_y - weight @ everything.mean_x
+        if not self.solvable:
+            return Solution(prior, self._together().means.bias(prior), np.nan, np.nan)
+        fit = self.fit(prior)
+        plain, (moments, factor) = (fit.weight, fit.bias), (fit.moments, fit.factor)
+        if moments is None or factor is None:
+            return Solution(*plain, np.nan, np.nan)
 
         def errors() -> tuple[float, float]:
-            return error(prior, bias), error(*plain)
+            return fit.error(prior, bias), fit.error(*plain)
 
         def nearer() -> tuple[F64, F64]:
-            return alternate(seen.kept, everything, factor, prior, plain) if self._clipped else plain
+            if not self._clipped:
+                return plain
+            return alternate(fit.rows, moments, lambda cross: factor.solve(cross, prior), plain)
 
         (before, after), (weight, new_bias) = both(errors, nearer)
         return Solution(weight, new_bias, before, after)
+
+    def fit(self, prior: F64) -> Fit:
+        """The plain least-squares fit, once all rows are added; of a block that can be solved."""
+        seen = self._together()
+        if seen.tally is None:
+            return _fit_wide(seen.kept, prior)
+        rho = _ridge(seen.tally, seen.held, prior, self._ridges)
+        moments, error = self._everything(seen)
+        self._judge = error
+        factor = RidgeFactor(moments.gram, rho)
+        weight = factor.solve(moments.cross, prior)
+        bias = moments.mean_y - weight @ moments.mean_x
+        return Fit(weight, bias, seen.kept, error, moments, factor, seen.judges)
 
     def scale(self, prior: F64, bias: F64, units: Atoms) -> Solution:
         """One factor a unit instead of a new weight (ThiNet §3.3); `units` (F,) tells which unit a feature is of."""
@@ -189,12 +237,16 @@ def _ridge(tally: Tally, held: Sequence[tuple[Rows, Rows]], prior: F64, candidat
     return choose_ridge(inside, HeldRows(held, inside.mean_x), prior, candidates)
 
 
-def _solve_wide(kept: Sequence[ClippedRows], prior: F64) -> Solution:
+def _some(x: Rows, target: Rows, offset: Rows, rows: slice) -> ClippedRows:
+    return ClippedRows(x[rows].copy(), target[rows].copy(), offset[rows].copy())
+
+
+def _fit_wide(kept: Sequence[ClippedRows], prior: F64) -> Fit:
     parts = ((rows.x, rows.target, rows.offset) for rows in kept)
     x, target, offset = (np.concatenate(part)[-WIDE_ROWS:] for part in zip(*parts, strict=True))
     wanted = (target - offset).astype(np.float64)
     weight = refit_rows(x.astype(np.float64), wanted, prior, WIDE_RIDGE)
-    return Solution(weight, wanted.mean(axis=0) - weight @ x.mean(axis=0), np.nan, np.nan)
+    return Fit(weight, wanted.mean(axis=0) - weight @ x.mean(axis=0), kept, lambda weight, bias: np.nan)
 
 
 def _error(moments: Moments, weight: F64, bias: F64) -> float:

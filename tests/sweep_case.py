@@ -92,8 +92,8 @@ class Net:
         slim = remove(self.analysis, keep)
         before, collected = ir.to_proto(slim), self.collect()
         args = (self.analysis, slim, keep, self.layers, self.wave, collected, self.source, self.sampling)
-        found, done, _ = rebuild(*args, mode)  # type: ignore[arg-type]
-        return before, ir.to_proto(found), done
+        found = rebuild(*args, mode)  # type: ignore[arg-type]
+        return before, ir.to_proto(found.model), found.solved
 
 
 def net(

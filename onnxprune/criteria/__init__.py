@@ -25,6 +25,7 @@ class Criterion:
 CRITERIA: dict[str, Criterion] = {
     row.name: row
     for row in (
+        Criterion("none", magnitude.select, False, "no channel goes; layers may still become products", "none"),
         Criterion("random", random.select, False, "seeded random units, the baseline", "none"),
         Criterion("magnitude", magnitude.select, False, "the norm of the filter that makes a unit", "Li et al. 2017"),
         Criterion("nisp", scored.select, False, "what the final responses owe to a unit", "Yu et al. 2018"),

@@ -1,0 +1,73 @@
+"""A weight as a product of two, and the best such products of a least-squares fit, of every rank."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import sqrt
+
+import numpy as np
+from scipy.linalg import eigh
+from scipy.sparse.linalg import eigsh
+
+from onnxprune.native import F64
+
+FEW, MANY = 8, 256
+"""Of more than `MANY` eigenvectors no more than a `FEW`th are computed one by one, which is faster then."""
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """A weight (n, F) as `second` (n, k) times `first` (k, F)."""
+
+    first: F64
+    second: F64
+
+    @property
+    def rank(self) -> int:
+        """k."""
+        return len(self.first)
+
+    def product(self) -> F64:
+        """The weight (n, F)."""
+        return self.second @ self.first
+
+
+def by_singular_values(weight: F64, rank: int) -> Factors:
+    """The nearest product to a weight (n, F), whatever its inputs: the truncated SVD, the root of σ on either side."""
+    left, sigma, right = np.linalg.svd(weight, full_matrices=False)
+    roots = np.sqrt(sigma[:rank])
+    return Factors(roots[:, None] * right[:rank], left[:, :rank] * roots)
+
+
+@dataclass(frozen=True, eq=False)
+class Responses:
+    """Reduced-rank regression (Izenman 1975): what a fit `weight` (n, F) gives, and how that varies (n, n).
+
+    `spread` = W G Wᵀ with the moments G of its inputs. The weight of rank k whose outputs are nearest to those of W is
+    its projection on the k first eigenvectors, and costs the sum of the eigenvalues left out. (Were the ridge of the
+    fit counted too, ranks would go into directions in which nothing ever varies.)
+    """
+
+    weight: F64
+    spread: F64
+
+    @cached_property
+    def energies(self) -> F64:
+        """(n,) the eigenvalues of the spread, falling."""
+        found: F64 = np.maximum(np.linalg.eigvalsh(self.spread)[::-1], 0.0)
+        return found
+
+    def factors(self, rank: int) -> Factors:
+        """The best product of this rank."""
+        vectors = leading(self.spread, rank)
+        return Factors(vectors.T @ self.weight, vectors)
+
+
+def leading(matrix: F64, count: int) -> F64:
+    """(n, count) the eigenvectors of a symmetric matrix that belong to its largest eigenvalues, largest first."""
+    size = len(matrix)
+    if size > MANY and count * FEW < size:
+        _, vectors = eigsh(matrix, count, v0=np.full(size, 1 / sqrt(size)))
+    else:
+        _, vectors = eigh(matrix, subset_by_index=(size - count, size - 1))
+    found: F64 = np.ascontiguousarray(vectors[:, ::-1])
+    return found

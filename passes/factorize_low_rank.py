@@ -1,0 +1,119 @@
+"""Write layers as products: each named node becomes two, with as few channels between them as their factors have."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.graph import Array, add_constant, array_of, constants, every_node, names_in, replace_constant
+
+SCALES = ("alpha", "beta")
+"""A Gemm's: they belong to the node that has the bias."""
+WINDOW = ("strides", "pads", "dilations", "auto_pad", "kernel_shape")
+"""A convolution's: they belong to the node that reads the input."""
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """What a layer's weight became: the names of the second node, of the weight, and of the two constants; the rank."""
+
+    node: str
+    weight: str
+    first: str
+    second: str
+    rank: int
+
+
+def factorize_low_rank(
+    model: ir.Model, factors: Mapping[str, tuple[Array, Array]]
+) -> tuple[ir.Model, tuple[Written, ...]]:
+    """Replace the weight (n, F) of each named Gemm, MatMul or Conv by `first` (k, F) and `second` (n, k).
+
+    The first of the two nodes reads what the layer read, in the way it did (strides, padding); the second, which
+    keeps the name, the bias and the output, mixes the k channels. A weight that nothing else reads goes.
+    """
+    model = model.clone()
+    nodes, taken = {node.name: node for node in every_node(model)}, names_in(model.graph)
+    return model, tuple(_write(model.graph, nodes[name], *own, taken) for name, own in factors.items())
+
+
+def multiplied(dense: ir.Model, factored: ir.Model, written: tuple[Written, ...]) -> ir.Model:
+    """The model of whole layers with the numbers that the other one has now: products in the place of factors."""
+    model = dense.clone()
+    found = {value.name: array_of(value) for value in constants(factored)}
+    nodes = {node.name: node for node in every_node(factored)}
+    products = {one.weight: _product(nodes[one.node], found[one.first], found[one.second]) for one in written}
+    for value in constants(model):
+        array = products.get(value.name or "", found.get(value.name))
+        if array is not None:
+            replace_constant(value, array.reshape(array_of(value).shape))
+    return model
+
+
+def matrix_of(node: ir.Node) -> Array:
+    """The weight (n, F) of a Gemm, MatMul or Conv."""
+    weight = node.inputs[_place_of_weight(node)]
+    assert weight is not None
+    array = array_of(weight).astype(np.float64)
+    return array.reshape(len(array), -1) if node.op_type == "Conv" or _rows_first(node) else array.T
+
+
+def _write(graph: ir.Graph, node: ir.Node, first: Array, second: Array, taken: set[str]) -> Written:
+    place = _place_of_weight(node)
+    weight, x, scope = node.inputs[place], node.inputs[1 - place], node.graph
+    assert weight is not None and weight.name is not None and isinstance(scope, ir.Graph)
+    shaped = _shaped(node, first, second)
+    one, two = (
+        add_constant(graph, f"{weight.name}.{name}", array.astype(array_of(weight).dtype), weight.dtype, taken)
+        for name, array in zip(("first", "second"), shaped, strict=True)
+    )
+    attributes = [value for name, value in node.attributes.items() if name not in SCALES]
+    head = ir.Node(node.domain, node.op_type, [one, x] if place == 0 else [x, one], attributes, num_outputs=1)
+    head.name, head.outputs[0].name = f"{node.name}.first", _unused(f"{weight.name}.between", taken)
+    head.outputs[0].type = node.outputs[0].type
+    scope.insert_before(node, head)
+    node.replace_input_with(place, two)
+    node.replace_input_with(1 - place, head.outputs[0])
+    for name in (*WINDOW, "transA"):
+        node.attributes.pop(name, None)
+    if not weight.uses() and not weight.is_graph_output():
+        graph.initializers.pop(weight.name)
+    return Written(node.name or "", weight.name, one.name or "", two.name or "", len(first))
+
+
+def _place_of_weight(node: ir.Node) -> int:
+    """Which input is the weight: of two, the constant one."""
+    left = node.inputs[0]
+    return 0 if node.op_type == "MatMul" and left is not None and left.const_value is not None else 1
+
+
+def _rows_first(node: ir.Node) -> bool:
+    """Whether the weight has a row an output, not a column."""
+    flipped = node.attributes.get("transB")
+    return _place_of_weight(node) == 0 or (flipped is not None and bool(flipped.as_int()))
+
+
+def _shaped(node: ir.Node, first: Array, second: Array) -> tuple[Array, Array]:
+    """The factors as the two nodes want them."""
+    if node.op_type == "Conv":
+        weight = node.inputs[1]
+        assert weight is not None
+        channels, *kernel = array_of(weight).shape[1:]
+        return first.reshape(len(first), channels, *kernel), second.reshape(*second.shape, *(1 for _ in kernel))
+    return (first, second) if _rows_first(node) else (first.T, second.T)
+
+
+def _product(second: ir.Node, first: Array, last: Array) -> Array:
+    """The weight, in the layout of the layer but flat."""
+    a, b = first.astype(np.float64), last.astype(np.float64)
+    if second.op_type == "Conv":
+        return np.asarray(b.reshape(b.shape[:2]) @ a.reshape(len(a), -1))
+    return np.asarray(b @ a if _rows_first(second) else a @ b)
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
