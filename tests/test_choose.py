@@ -266,7 +266,7 @@ def test_less_left_never_counts_as_less_damage(tiny: Case) -> None:
     """Probes of few inputs may say so by accident; a budget would then be undershot for nothing."""
     one = max(tiny.scored, key=lambda scored: scored.group.width)
     widths = list(range(1, one.group.width + 1))
-    damage = _priced(one, widths, [1, 2, 3], [0.2, 0.9, 0.4])
+    damage = _priced(widths, [1, 2, 3], [0.2, 0.9, 0.4], one.errors)
     assert len(damage) == len(widths) and damage[-1] == 0
     assert damage == sorted(damage, reverse=True)
     assert damage[0] >= 0.9 and damage[2] == pytest.approx(0.4)
