@@ -96,12 +96,13 @@ def _untouched(prepared: Prepared) -> Cut:
     return Cut(remove(prepared.analysis, keep), keep, chosen, refused, (), 0, (), (), {})
 
 
-def widths(prepared: Prepared, data: Data, config: Config, stages: Stages) -> Chosen:
-    """The widths that `cut` would choose.
+def widths(prepared: Prepared, data: Data, config: Config, stages: Stages) -> tuple[Chosen, Mapping[str, str]]:
+    """The widths that `cut` would choose, and the groups that it would refuse.
 
     Raises as it does.
     """
-    return _choose(prepared, _look(prepared, data, config, stages), data, config, stages)[0]
+    chosen, _, refused = _choose(prepared, _look(prepared, data, config, stages), data, config, stages)
+    return chosen, refused
 
 
 def _look(prepared: Prepared, data: Data, config: Config, stages: Stages) -> _Seen:

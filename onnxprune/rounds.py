@@ -1,7 +1,7 @@
 """The schedule of cuts and fine-tunes: in one go, in rounds, or group by group; together they are one removal."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -32,7 +32,8 @@ SHORT, SHORTER = 1.0, 0.25
 class Step:
     """A cut down to the budget of `config`, and the epochs behind it; of one `group` alone, where that is named.
 
-    A cut that is all there is has no name; `chosen` are the widths that were chosen for all groups beforehand.
+    A cut that is all there is has no name. Where widths were chosen for all groups beforehand, `chosen` holds them, and
+    `refused` why some stay.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Step:
     epochs: float | None
     group: str | None = None
     chosen: Chosen | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +97,8 @@ def prune(
 def _cut(prepared: Prepared, done: Pruned | None, step: Step, data: Data, stages: Stages) -> Pruned:
     if done is None:
         one = cut(_alone(prepared, step), data, step.config, stages)
-        chosen = step.chosen or one.chosen
-        return Pruned(one.model, one.keep, chosen, one, one.wide, one.refused, one.disk_bytes, one.notes)
+        chosen, refused = step.chosen or one.chosen, {**step.refused, **one.refused}
+        return Pruned(one.model, one.keep, chosen, one, one.wide, refused, one.disk_bytes, one.notes)
     with stages.stage("analyse"):
         again, where = prepare_again(prepared, done.keep, done.model, data, step.config, done.refused)
     one = cut(_alone(again, step), data, step.config, stages)
@@ -148,17 +150,18 @@ def _told(prepared: Prepared, done: Pruned, step: Step) -> RoundReport:
 
 def _steps(prepared: Prepared, data: Data, config: Config, stages: Stages) -> list[Step]:
     """What is done one after the other; the last step is the one with the long fine-tune."""
+    synthetic, last = data.source.synthetic, Step("", config, config.finetune)
     if prepared.alone:
-        return [Step("", config, config.finetune)]
-    groups = _group_by_group(prepared, data, config, stages) if config.finetune_per_layer else []
-    steps = list(groups) or [
-        *(_round(config, data.source.synthetic, number) for number in range(1, config.rounds)),
-        Step(f"{config.rounds}/{config.rounds}" if config.rounds > 1 else "", config, config.finetune),
-    ]
-    if config.rounds > 1:  # better now than after the last fine-tune but one
+        return [last]
+    if config.finetune_per_layer and (steps := _group_by_group(prepared, data, config, stages)):
+        return steps
+    if config.rounds == 1:
+        return [last]
+    if prepared.groups:  # whether the budget can be reached: better now than after the last fine-tune but one
         align = runtime_block() if config.align == "auto" else config.align
-        uniform_widths(prepared.analysis, prepared.groups, prepared.costs, data.source.synthetic, config, align)
-    return steps
+        uniform_widths(prepared.analysis, prepared.groups, prepared.costs, synthetic, config, align)
+    before = [_round(config, synthetic, number) for number in range(1, config.rounds)]
+    return [*before, replace(last, name=f"{config.rounds}/{config.rounds}")]
 
 
 def _round(config: Config, synthetic: bool, number: int) -> Step:
@@ -174,7 +177,7 @@ def _round(config: Config, synthetic: bool, number: int) -> Step:
 
 def _group_by_group(prepared: Prepared, data: Data, config: Config, stages: Stages) -> list[Step]:
     """One step for each group that is to lose channels, front to back, at widths that are chosen now."""
-    chosen = widths(prepared, data, config, stages)
+    chosen, refused = widths(prepared, data, config, stages)
     left = dict(zip(chosen.names, chosen.widths.tolist(), strict=True))
     groups = [group for group in _front_to_back(prepared) if left.get(group.name, group.width) < group.width]
     steps = []
@@ -182,7 +185,7 @@ def _group_by_group(prepared: Prepared, data: Data, config: Config, stages: Stag
         goal = {**dict.fromkeys(BUDGETS), "ratios": {group.name: 1 - left[group.name] / group.width}}
         name, last = f"{number}/{len(groups)}", number == len(groups)
         epochs = config.finetune if last else config.round_epochs or SHORTER
-        steps.append(Step(name, _drawn_anew(config, goal, 0 if last else number), epochs, group.name, chosen))
+        steps.append(Step(name, _drawn_anew(config, goal, 0 if last else number), epochs, group.name, chosen, refused))
     return steps
 
 
