@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 from threadpoolctl import threadpool_limits
 
 from onnxprune.calibration.allowance import allowance
@@ -17,6 +18,7 @@ from onnxprune.criteria.problem import Options
 from onnxprune.criteria.scored import Scores
 from onnxprune.dependency import Keep
 from onnxprune.errors import BadInput
+from onnxprune.half_open import fold_half_open
 from onnxprune.importance import SCORERS
 from onnxprune.layers import Layer, layers_in_order
 from onnxprune.measure import measure, open_judge
@@ -108,7 +110,7 @@ def _run(
     chosen, keep, refused = _choose(prepared, scored, layers, data, settings, stages)
     del scored  # and with it the moments of all layers
     with stages.stage("remove"):
-        slim = remove(prepared.analysis, keep)
+        slim, notes = _removed(prepared, keep, importance, settings)
     solved: list[Rebuilt] = []
     disk = 0
     if collected is not None and settings.rebuild != "none":
@@ -128,8 +130,8 @@ def _run(
     with stages.stage("measure"):
         measured = measure(prepared.original, slim, data, judge, settings)
     plan = make_plan(prepared, keep, reader_errors(prepared, solved), settings)
-    notes = importance.notes
     wide = [layer.linear for layer in layers if solves and layer.linear.features.shape[1] > fits.widest]
+    notes = (*importance.notes, *notes)
     outcome = Outcome(slim, chosen, refused, solved, proof, measured, stages.seconds, disk, wide, tuned, notes)
     return Result(like(slim, loaded), plan, make_report(loaded, settings, prepared, data, plan, outcome))
 
@@ -177,6 +179,14 @@ def _choose(
         if not failed:
             return chosen, keep, refused
         refused |= failed
+
+
+def _removed(prepared: Prepared, keep: Keep, importance: Scores, config: Config) -> tuple[ir.Model, tuple[str, ...]]:
+    """The slim model; where no rebuild makes up for it, with what half-open gates let through in the weights."""
+    slim = remove(prepared.analysis, keep)
+    if config.rebuild != "none" or not importance.factors:
+        return slim, ()
+    return fold_half_open(prepared, slim, keep, importance.factors)
 
 
 def _nothing(prepared: Prepared, refused: dict[str, str]) -> str:
