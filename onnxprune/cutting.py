@@ -16,6 +16,7 @@ from onnxprune.criteria.problem import Options
 from onnxprune.criteria.scored import Scores
 from onnxprune.dependency import Keep
 from onnxprune.errors import BadInput
+from onnxprune.half_open import fold_half_open
 from onnxprune.importance import SCORERS
 from onnxprune.layers import Layer, layers_in_order
 from onnxprune.op_rules.facts import Linear
@@ -52,7 +53,7 @@ class _Seen:
     wave: dict[str, int]
     sampling: Sampling
     collected: Collected | None
-    notes: tuple[str, ...]
+    importance: Scores
     scored: list[Scored]
     wide: tuple[Linear, ...]
 
@@ -75,9 +76,9 @@ def cut(prepared: Prepared, data: Data, config: Config, stages: Stages) -> Cut:
     left = seen.collected and replace(seen.collected, statistics={})
     seen = replace(seen, scored=[], collected=left)
     with stages.stage("remove"):
-        slim = remove(prepared.analysis, keep)
+        slim, notes = _removed(prepared, keep, seen.importance, config)
     slim, solved, disk = _rebuilt(prepared, slim, keep, seen, data, config, stages)
-    return Cut(slim, keep, chosen, refused, tuple(solved), disk, seen.wide, seen.notes)
+    return Cut(slim, keep, chosen, refused, tuple(solved), disk, seen.wide, (*seen.importance.notes, *notes))
 
 
 def _untouched(prepared: Prepared) -> Cut:
@@ -105,7 +106,7 @@ def _look(prepared: Prepared, data: Data, config: Config, stages: Stages) -> _Se
     importance = _importance(prepared, data, config, stages)
     scored = _score(prepared, collected, importance, config, stages)
     wide = [layer.linear for layer in layers if solves(config) and layer.linear.features.shape[1] > fits.widest]
-    return _Seen(layers, wave, sampling, collected, importance.notes, scored, tuple(wide))
+    return _Seen(layers, wave, sampling, collected, importance, scored, tuple(wide))
 
 
 def _collect(prepared: Prepared, layers: list[Layer], data: Data, sampling: Sampling, stages: Stages) -> Collected:
@@ -150,6 +151,14 @@ def _choose(
         if not failed:
             return chosen, keep, refused
         refused |= failed
+
+
+def _removed(prepared: Prepared, keep: Keep, importance: Scores, config: Config) -> tuple[ir.Model, tuple[str, ...]]:
+    """The slim model; where no rebuild makes up for it, with what half-open gates let through in the weights."""
+    slim = remove(prepared.analysis, keep)
+    if config.rebuild != "none" or not importance.factors:
+        return slim, ()
+    return fold_half_open(prepared, slim, keep, importance.factors)
 
 
 def _nothing(prepared: Prepared, refused: dict[str, str]) -> str:

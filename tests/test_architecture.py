@@ -38,7 +38,7 @@ ROWS = {
     "training": "training.*",
     "stages": "functions inserted distilled prepare gradients.* importance flow final_responses nisp scoring allocate "
     "probe greedy choose tails heads "
-    "verify planning clipping solve pairs descent adjust rebuild bench fidelity measure reporting "
+    "verify half_open planning clipping solve pairs descent adjust rebuild bench fidelity measure reporting "
     "course tuning composing cutting rounds",
     "order": "pipeline replay folding finetuning",
     "questions": "explain inspection judging doctor",
