@@ -316,7 +316,13 @@ def _priced(
     rates = np.asarray(seen) / np.maximum(at_probed, 1e-12)
     damage = np.maximum(errors * np.interp(knots, probed, rates), 1e-12)
     damage = np.maximum.accumulate(damage[::-1])[::-1]
-    return [*np.exp(np.interp(widths[:-1], knots, np.log(damage))).tolist(), 0.0]
+    return [*np.exp(_along(widths[:-1], knots, np.log(damage))).tolist(), 0.0]
+
+
+def _along(widths: Sequence[int], knots: Sequence[int], known: Float) -> Float:
+    """Straight lines between the knots, and their mean slope below the least: to lose more there is not for nothing."""
+    slope = (known[-1] - known[0]) / max(knots[-1] - knots[0], 1)
+    return np.asarray(np.interp(widths, knots, known) + slope * np.minimum(np.asarray(widths) - knots[0], 0))
 
 
 def _curve(scored: Scored, knots: Sequence[int]) -> Float:

@@ -16,6 +16,7 @@ from onnxprune.criteria.problem import Options
 from onnxprune.criteria.scored import Scores
 from onnxprune.dependency import Keep
 from onnxprune.errors import BadInput
+from onnxprune.half_open import fold_half_open
 from onnxprune.importance import SCORERS
 from onnxprune.layers import Layer, layers_in_order
 from onnxprune.low_rank.factors import Factors
@@ -58,7 +59,7 @@ class _Seen:
     wave: dict[str, int]
     sampling: Sampling
     collected: Collected | None
-    notes: tuple[str, ...]
+    importance: Scores
     scored: list[Scored]
     products: list[Factorable]
     wide: tuple[Linear, ...]
@@ -83,10 +84,19 @@ def cut(prepared: Prepared, data: Data, config: Config, stages: Stages) -> Cut:
     ranks = Ranks(worth(chosen.ranks, seen.layers, keep), config.fc or "response")
     seen = replace(seen, scored=[], products=[], collected=left)
     with stages.stage("remove"):
-        slim = remove(prepared.analysis, keep)
+        slim, notes = _removed(prepared, keep, seen.importance, config)
     found = _rebuilt(prepared, slim, keep, ranks, seen, data, config, stages)
-    solved = tuple(found.solved)
-    return Cut(found.model, keep, chosen, refused, solved, found.disk_bytes, seen.wide, seen.notes, found.factors)
+    return Cut(
+        model=found.model,
+        keep=keep,
+        chosen=chosen,
+        refused=refused,
+        solved=tuple(found.solved),
+        disk_bytes=found.disk_bytes,
+        wide=seen.wide,
+        notes=(*seen.importance.notes, *notes),
+        factors=found.factors,
+    )
 
 
 def _untouched(prepared: Prepared) -> Cut:
@@ -116,7 +126,7 @@ def _look(prepared: Prepared, data: Data, config: Config, stages: Stages) -> _Se
     statistics = collected.statistics if collected is not None else {}
     products = factorable(prepared.analysis, layers, statistics, config, _align(config))
     wide = [layer.linear for layer in layers if solves(config) and layer.linear.features.shape[1] > fits.widest]
-    return _Seen(layers, wave, sampling, collected, importance.notes, scored, products, tuple(wide))
+    return _Seen(layers, wave, sampling, collected, importance, scored, products, tuple(wide))
 
 
 def _collect(
@@ -168,6 +178,14 @@ def _choose(
 
 def _align(config: Config) -> int:
     return runtime_block() if config.align == "auto" else config.align
+
+
+def _removed(prepared: Prepared, keep: Keep, importance: Scores, config: Config) -> tuple[ir.Model, tuple[str, ...]]:
+    """The slim model; where no rebuild makes up for it, with what half-open gates let through in the weights."""
+    slim = remove(prepared.analysis, keep)
+    if config.rebuild != "none" or not importance.factors:
+        return slim, ()
+    return fold_half_open(prepared, slim, keep, importance.factors)
 
 
 def _nothing(prepared: Prepared, config: Config, refused: dict[str, str]) -> str:

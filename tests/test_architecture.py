@@ -38,8 +38,10 @@ ROWS = {
     "settings": "config report",
     "training": "training.*",
     "stages": "functions inserted distilled prepare gradients.* importance flow final_responses nisp scoring allocate "
+    "stages": "functions inserted distilled prepare gradients.* importance flow final_responses nisp scoring allocate "
     "probe ranks greedy choose tails heads "
-    "verify planning clipping solve low_rank.* pairs descent adjust rebuild bench fidelity measure reporting "
+    "verify half_open planning clipping solve low_rank.* pairs descent adjust rebuild bench fidelity measure reporting "
+    "course tuning composing cutting rounds",
     "course tuning composing cutting rounds",
     "order": "pipeline replay folding finetuning",
     "questions": "explain inspection judging doctor",

@@ -270,3 +270,14 @@ def test_less_left_never_counts_as_less_damage(tiny: Case) -> None:
     assert len(damage) == len(widths) and damage[-1] == 0
     assert damage == sorted(damage, reverse=True)
     assert damage[0] >= 0.9 and damage[2] == pytest.approx(0.4)
+
+
+def test_below_the_least_width_that_was_probed_less_left_is_more_damage(
+    tiny: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wide layer was cut to almost nothing once, since there each further channel seemed to be free."""
+    monkeypatch.setattr("onnxprune.choose.MOST_WIDTHS", 3)
+    one = max(tiny.scored, key=lambda scored: scored.group.width)
+    damage = np.array(_priced(one, list(range(1, 9)), [3, 4, 6], [0.8, 0.4, 0.1])[:-1])
+    np.testing.assert_allclose(damage[[2, 3, 5]], [0.8, 0.4, 0.1])
+    np.testing.assert_allclose(damage[:2], 0.8 * 8 ** np.array([2 / 3, 1 / 3]))

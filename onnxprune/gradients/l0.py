@@ -1,7 +1,8 @@
 """L0 gates: a hard-concrete gate on each channel, learned under a price on what stays (Louizos, Welling, Kingma 2018).
 
-The weights stay as they are while gates learn; the rebuild fits them afterwards. What is learned from is the original's
-own answers, so no labels are asked for. A controller steers the price to the budget.
+The weights stay as they are while gates learn; the rebuild fits them afterwards, or else what half-open gates let
+through goes into the weights behind them. What is learned from is the original's own answers, so no labels are asked
+for. A controller steers the price to the budget.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,7 +96,8 @@ def learn_gates(prepared: Prepared, data: Data, config: Config, tick: Tick) -> S
     budget = _budget(prepared, groups, data, config)
     share = _learn(twin, gated, _Gates(groups, alphas, draws, prepared.analysis.units + 1), budget, data, tick)
     found = {g.name: a.detach().numpy().astype(np.float64) for g, a in zip(groups, alphas, strict=True)}
-    return Scores(found, (_told(alphas, share, budget.target),))
+    values = {g.name: _at_rest(a).numpy().astype(np.float64) for g, a in zip(groups, alphas, strict=True)}
+    return Scores(found, (_told(alphas, share, budget.target),), values)
 
 
 def _learn(twin: Twin, gated: Gated, gates: _Gates, budget: _Budget, data: Data, tick: Tick) -> float:
@@ -150,9 +152,14 @@ def _drawn(alpha: Tensor, draws: torch.Generator) -> Tensor:
     return (s * (HIGH - LOW) + LOW).clamp(0, 1)
 
 
+def _at_rest(alpha: Tensor) -> Tensor:
+    """The gates' values when nothing is drawn: the paper's at test time."""
+    return (torch.sigmoid(alpha.detach()) * (HIGH - LOW) + LOW).clamp(0, 1)
+
+
 def _told(alphas: Sequence[Tensor], share: float, target: float) -> str:
     """What the report says: where the gates ended, and how many of them are neither open nor closed."""
-    z = torch.cat([(torch.sigmoid(a.detach()) * (HIGH - LOW) + LOW).clamp(0, 1) for a in alphas])
+    z = torch.cat([_at_rest(alpha) for alpha in alphas])
     shut, between = int((z == 0).sum()), int(((z > 0) & (z < 1)).sum())
     return (
         f"L0 gates: after {STEPS} steps {share:.1%} of the budget's count were expected to stay, asked for were "
