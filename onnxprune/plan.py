@@ -45,6 +45,17 @@ class ProductPlan(BaseModel):
     method: str
 
 
+class CodesPlan(BaseModel):
+    """A layer whose weight is stored as codes of a byte: by which method, and how many numbers each stands for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    method: str
+    segment: int
+    seed: int = 0
+
+
 class Plan(BaseModel):
     """What a run removes; `schema_version` changes when older readers would misread it.
 
@@ -56,6 +67,7 @@ class Plan(BaseModel):
     schema_version: Literal[1] = 1
     groups: tuple[GroupPlan, ...]
     products: tuple[ProductPlan, ...] = ()
+    codes: tuple[CodesPlan, ...] = ()
     open: tuple[Literal["normalised"], ...] = ()
     sampler: bool | None = None
 

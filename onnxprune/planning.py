@@ -12,7 +12,7 @@ from onnxprune.errors import ProofFailed
 from onnxprune.graph import Array
 from onnxprune.passes.factorize_low_rank import Written
 from onnxprune.passes.remove import remove
-from onnxprune.plan import GroupPlan, Plan, ProductPlan, cuts
+from onnxprune.plan import CodesPlan, GroupPlan, Plan, ProductPlan, cuts
 from onnxprune.prepare import Prepared
 from onnxprune.rebuild import Rebuilt
 from onnxprune.scoring import Scored
@@ -79,7 +79,7 @@ def reader_errors(prepared: Prepared, solved: Sequence[Rebuilt]) -> dict[str, fl
 
 def product_plans(written: Sequence[Written], config: Config) -> tuple[ProductPlan, ...]:
     """What the plan says of layers that became products."""
-    method = config.fc or "response"
+    method = config.fc_rank or "response"
     return tuple(ProductPlan(name=one.node, rank=one.rank, method=method) for one in written)
 
 
@@ -89,8 +89,9 @@ def make_plan(
     errors: Mapping[str, float],
     config: Config,
     products: tuple[ProductPlan, ...] = (),
+    codes: tuple[CodesPlan, ...] = (),
 ) -> Plan:
-    """The plan of a run: the groups that lose units, with the errors of their readers, and the products."""
+    """The plan of a run: the groups that lose units, with the errors of their readers, the products and the codes."""
     analysis = prepared.analysis
     groups = []
     for group in prepared.groups:
@@ -107,4 +108,4 @@ def make_plan(
                     cuts=cuts(analysis, group.units, keep),
                 )
             )
-    return Plan(groups=tuple(groups), products=products, open=config.open, sampler=config.sampler)
+    return Plan(groups=tuple(groups), products=products, codes=codes, open=config.open, sampler=config.sampler)

@@ -16,6 +16,7 @@ from onnxprune.graph import Array
 from onnxprune.layers import Layer
 from onnxprune.low_rank.factors import Responses
 from onnxprune.native import F64
+from onnxprune.op_rules.facts import Linear
 from onnxprune.prepare import matches, names_of
 from onnxprune.weights import from_matrix, from_vector, to_matrix, to_vector
 
@@ -69,15 +70,22 @@ class Factorable:
 
 def can_be_product(layer: Layer, config: Config) -> bool:
     """Whether `--fc` or `--conv` is about this layer, and its weight is a plain constant of its own."""
-    linear, weight = layer.linear, layer.linear.weight
-    if linear.groups != 1 or weight.const_value is None or len(weight.uses()) != 1 or layer.bias is None:
+    wanted = config.conv if is_window(layer.linear) else config.fc_rank
+    return bool(wanted) and layer.bias is not None and is_plain(layer.linear, config)
+
+
+def is_plain(linear: Linear, config: Config) -> bool:
+    """Whether options do not exclude the layer, and its weight is a plain constant of its own."""
+    if linear.groups != 1 or linear.weight.const_value is None or len(linear.weight.uses()) != 1:
         return False
     if config.only and not matches(names_of(linear.node), config.only):
         return False
-    if linear.node.domain not in ("", "ai.onnx") or linear.node.op_type not in ("Gemm", "MatMul", "Conv"):
-        return False
-    window = linear.node.op_type == "Conv" and any(size > 1 for size in linear.kernel)
-    return bool(config.conv if window else config.fc)
+    return linear.node.domain in ("", "ai.onnx") and linear.node.op_type in ("Gemm", "MatMul", "Conv")
+
+
+def is_window(linear: Linear) -> bool:
+    """Whether the layer is a convolution that reads more than one position."""
+    return linear.node.op_type == "Conv" and any(size > 1 for size in linear.kernel)
 
 
 def factorable(

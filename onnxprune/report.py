@@ -56,6 +56,21 @@ class ProductReport(_Frozen):
     error: float | None = None
 
 
+class CodesReport(_Frozen):
+    """A layer whose weight is stored as codes of a byte, each for `segment` numbers, and the weight's bytes.
+
+    `error` is what the weight lost, squared, over its square; `reason` says why a layer stayed as it was.
+    """
+
+    name: str
+    method: str
+    segment: int
+    before: int
+    after: int
+    error: float | None = None
+    reason: str = ""
+
+
 class Totals(_Frozen):
     """Multiply–adds a sample, parameters, and bytes of the model."""
 
@@ -74,6 +89,13 @@ class Latency(_Frozen):
     speedup: float
     speedup_p10: float
     speedup_p90: float
+
+
+class Memory(_Frozen):
+    """Bytes that a process grows by, with a session that has run once and at the worst moment until then."""
+
+    session: int
+    peak: int
 
 
 class Fidelity(_Frozen):
@@ -147,7 +169,7 @@ class Calibrated(_Frozen):
 class Budget(_Frozen):
     """What was asked for, as a share of the original, and what was reached; `plan` where a plan was replayed."""
 
-    kind: Literal["macs", "params", "ratio", "ratios", "ranks", "plan"]
+    kind: Literal["macs", "params", "ratio", "ratios", "ranks", "codes", "plan"]
     target: float
     reached: float
 
@@ -167,12 +189,14 @@ class Report(_Frozen):
     closed: tuple[ClosedReport, ...]
     layers: tuple[LayerReport, ...]
     products: tuple[ProductReport, ...] = ()
+    codes: tuple[CodesReport, ...] = ()
     before: Totals
     after: Totals
     proof: float
     tuned: Tuned | None = None
     rounds: tuple[RoundReport, ...] = ()
     latency: tuple[Latency, ...] = ()
+    memory: tuple[Memory, Memory] | None = None
     fidelity: Fidelity | None = None
     accuracy: Accuracy | None = None
     seconds: dict[str, float]

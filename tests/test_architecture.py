@@ -38,7 +38,7 @@ ROWS = {
     "training": "training.*",
     "stages": "functions distilled prepare gradients.* importance flow final_responses nisp scoring allocate "
     "probe greedy choose "
-    "verify planning clipping solve pairs descent adjust rebuild bench fidelity measure reporting "
+    "verify planning clipping solve pairs descent adjust rebuild bench fidelity resident measure coding reporting "
     "tuning composing cutting rounds",
     "order": "pipeline replay folding finetuning",
     "questions": "explain inspection judging doctor",
