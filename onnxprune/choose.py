@@ -130,7 +130,7 @@ def _probed(
 ) -> list[Choice]:
     """What each width of each group, and each rank of each layer, does to the outputs."""
     count, inputs = _probe_size(len(pairs) + len(products), data, macs)
-    scored, feeds = [one for one, _ in pairs], _probe_feeds(data, inputs)
+    scored, feeds = [one for one, _ in pairs], probe_feeds(data, inputs)
     prober = open_prober(analysis, layers, scored, feeds, [one.layer for one in products])
     together = max(1, TOGETHER // count)
     neighbours = [pairs[i : i + together] for i in range(0, len(pairs), together)]
@@ -287,7 +287,7 @@ def _some(widths: Sequence[int], count: int) -> list[int]:
     return [widths[i] for i in np.unique(np.linspace(0, len(widths) - 1, count + 2)[1:-1].round().astype(int))]
 
 
-def _probe_feeds(data: Data, inputs: int) -> Mapping[str, Array]:
+def probe_feeds(data: Data, inputs: int) -> Mapping[str, Array]:
     """One batch of inputs: those laid aside first, then some of the others. A model of fixed batch size gets one."""
     if data.fixed_batch:
         return next(iter(data.apart.batches()))

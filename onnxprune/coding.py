@@ -50,6 +50,11 @@ class Coded:
         return decoded(dense, self.codes) if self.codes else dense
 
 
+def coded(weight: Real, method: str, segment: int, seed: int) -> Codes:
+    """A weight (n, F) as codes, by either method."""
+    return binarised(weight) if method == "bin" else product_quantised(weight, segment, seed)
+
+
 def product_quantised(weight: Real, segment: int, seed: int) -> Codes:
     """Cut each row of a weight (n, F) into segments of so many numbers, all named by one table of 256 (k-means)."""
     n, features = weight.shape
@@ -106,16 +111,16 @@ def _coded(node: ir.Node, plan: CodesPlan) -> tuple[CodesReport, Codes | None]:
     whole = array_of(weight).nbytes
     told = CodesReport(name=plan.name, method=plan.method, segment=plan.segment, before=whole, after=whole)
     n, features = matrix.shape
-    size = _size(n, features, plan.segment, array_of(weight).itemsize)
+    size = coded_bytes(n, features, plan.segment, array_of(weight).itemsize)
     reason = f"with its table it would take {size} bytes" if size >= whole else _unfit(matrix)
     if reason:
         return told.model_copy(update={"reason": reason}), None
-    codes = binarised(matrix) if plan.method == "bin" else product_quantised(matrix, plan.segment, plan.seed)
+    codes = coded(matrix, plan.method, plan.segment, plan.seed)
     missing = float(np.sum((matrix - codes.rows()) ** 2) / max(np.sum(matrix**2), 1e-30))
     return told.model_copy(update={"after": size, "error": missing}), codes
 
 
-def _size(n: int, features: int, segment: int, itemsize: int) -> int:
+def coded_bytes(n: int, features: int, segment: int, itemsize: int) -> int:
     """Bytes of the table and of the codes."""
     return CENTRES * segment * itemsize + n * -(-features // segment)
 

@@ -96,6 +96,11 @@ def widths(prepared: Prepared, data: Data, config: Config, stages: Stages) -> Ch
     return _choose(prepared, _look(prepared, data, config, stages), data, config, stages)[0]
 
 
+def look(prepared: Prepared, data: Data, config: Config, stages: Stages) -> "_Seen":
+    """What one sweep tells of every layer and group, whatever the budget."""
+    return _look(prepared, data, config, stages)
+
+
 def _look(prepared: Prepared, data: Data, config: Config, stages: Stages) -> _Seen:
     layers, wave = layers_in_order(prepared.analysis)
     layers = [layer for layer in layers if layer.name not in prepared.frozen and layer.bias is not None]

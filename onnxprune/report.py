@@ -203,6 +203,48 @@ class Report(_Frozen):
     notes: tuple[str, ...] = ()
 
 
+class Point(_Frozen):
+    """One layer or group made smaller: what is `left` of it, and what that costs.
+
+    `left` counts channels, the rank, or the weights that a byte stands for. `rate` is the share of the weights that
+    stays, of those that the change touches; `macs` and `params` are shares of the whole model's (codes count by their
+    bytes). `own_error` is the squared error of what the layer gives, or what a group's readers give, and
+    `output_error` that of the model's outputs, both over the variance of that.
+    """
+
+    left: int
+    rate: float
+    macs: float
+    params: float
+    own_error: float
+    output_error: float
+
+
+class Curve(_Frozen):
+    """The points of one layer or group, `whole` of which there are (0 for codes), from little left to much."""
+
+    name: str
+    kind: Literal["channels", "rank", "codes"]
+    method: str
+    whole: int
+    points: tuple[Point, ...]
+
+
+class Sensitivity(_Frozen):
+    """What `onnxprune sensitivity` tells: `samples` inputs judged, `held_out` from the solvers or not."""
+
+    schema_version: Literal[1] = 1
+    onnxprune: str
+    model: str
+    config: Config
+    calibration: Calibrated
+    samples: int
+    held_out: bool
+    curves: tuple[Curve, ...]
+    closed: tuple[ClosedReport, ...]
+    seconds: dict[str, float]
+
+
 class Finetuned(_Frozen):
     """What `onnxprune finetune` tells: fidelity and accuracy compare with the teacher, where there is one."""
 
