@@ -52,5 +52,7 @@ def _panel(axes: Any, curves: list[Curve], kind: str) -> None:
         line.set_gid(f"{kind}:{curve.name}")
     axes.set(xscale="log", yscale="log", title=f"{KINDS[kind]} ({curves[0].method})")
     axes.set(xlabel="weights that stay, %", ylabel="squared error of the outputs, % of their variance")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
     axes.grid(visible=True, which="both", linewidth=0.3)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -41,8 +41,8 @@ ROWS = {
     "verify planning clipping solve pairs descent adjust rebuild bench fidelity resident measure coding reporting "
     "tuning composing cutting rounds",
     "order": "pipeline replay folding finetuning",
-    "questions": "explain inspection judging doctor",
-    "command line": "bars options output render render_facts showing commands cli __main__ __init__",
+    "questions": "explain inspection judging doctor single_layers curves",
+    "command line": "bars options output picture render render_facts showing commands cli __main__ __init__",
 }
 GROUND = ("values", "models", "operators", "analysis")
 ONLY = {
