@@ -20,6 +20,7 @@ from onnxprune.passes.code_weights import Codes, code_weights, decoded
 from onnxprune.passes.factorize_low_rank import matrix_of, place_of_weight
 from onnxprune.plan import CodesPlan
 from onnxprune.prepare import Prepared
+from onnxprune.progress import Stages
 from onnxprune.ranks import is_plain, is_window
 from onnxprune.report import CodesReport
 
@@ -74,14 +75,15 @@ def binarised(weight: Real) -> Codes:
     return Codes(np.where(signs > 0, scale, -scale), np.packbits(weight >= 0, axis=1), weight.shape[1])
 
 
-def code_layers(prepared: Prepared, model: ir.Model, config: Config) -> Coded:
+def code_layers(prepared: Prepared, model: ir.Model, config: Config, stages: Stages) -> Coded:
     """Code the layers that `--fc pq` or `bin` is about, those that get smaller by it.
 
     Raises BadInput where nothing else is asked for and none does.
     """
     if config.fc not in STORED:
         return Coded(model, {}, (), ())
-    found = coded_as(model, codable(prepared, config))
+    with stages.stage("code"):
+        found = coded_as(model, codable(prepared, config))
     if config.stores_only and not found.codes:
         reasons = "; ".join(f"{one.name}: {one.reason}" for one in found.reports)
         raise BadInput(f"--fc {config.fc} makes no layer smaller: {reasons or 'there is none that is fully connected'}")

@@ -85,7 +85,7 @@ def _run(
     data = fitted(data, prepared.analysis.trace, float(costs.macs(costs.full)), settings)
     pruned = prune(prepared, data, samples, course, settings, stages)
     named = drop_idle_samplers(pruned.model)
-    coded = code_layers(prepared, named, settings)
+    coded = code_layers(prepared, named, settings, stages)
     slim = settle_products(coded.model)
     with stages.stage("verify"):
         solved = coded.whole(drop_idle_samplers(pruned.solved(named)))
