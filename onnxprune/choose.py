@@ -24,7 +24,7 @@ from onnxprune.scoring import Scored
 from onnxprune.widths import allowed_widths, nearest_width
 
 Tick = Callable[[], None]
-BudgetKind = Literal["macs", "params", "ratio", "ratios", "ranks"]
+BudgetKind = Literal["macs", "params", "ratio", "ratios", "ranks", "codes"]
 PROBE_MACS = 2e11
 """Multiply–adds that the probes of a small model may cost: two seconds. A large one gets a third of a pass."""
 MOST_WIDTHS, MOST_INPUTS, FEW_INPUTS = 7, 80, 16
@@ -61,6 +61,8 @@ def budget_of(config: Config, synthetic: bool) -> tuple[BudgetKind, float]:
         return "macs", config.macs
     if config.ratios:
         return "ratios", 0.0
+    if config.stores_only:
+        return "codes", 0.0
     if config.method == "none" and (config.rank is not None or config.energy is not None):
         return "ranks", 0.0
     return "macs", CAREFUL if synthetic else USUAL
@@ -93,6 +95,8 @@ def choose(
     if kind in ("ratio", "ratios"):
         came = [*_came(groups, costs), *(one.ranks[-1] for one in products)]
         return chosen(_by_rate(candidates, came, kind, share), "the same share of every group")
+    if kind == "codes":
+        return chosen(np.empty(0, np.int64), "nothing goes: weights are stored in fewer bytes")
     if kind == "ranks":
         return chosen(np.array([w[-1] for w in candidates], np.int64), "ranks alone, as asked for")
     cost = _joint(analysis, groups, costs, products, kind, config, align)
@@ -126,7 +130,7 @@ def _probed(
 ) -> list[Choice]:
     """What each width of each group, and each rank of each layer, does to the outputs."""
     count, inputs = _probe_size(len(pairs) + len(products), data, macs)
-    scored, feeds = [one for one, _ in pairs], _probe_feeds(data, inputs)
+    scored, feeds = [one for one, _ in pairs], probe_feeds(data, inputs)
     prober = open_prober(analysis, layers, scored, feeds, [one.layer for one in products])
     together = max(1, TOGETHER // count)
     neighbours = [pairs[i : i + together] for i in range(0, len(pairs), together)]
@@ -283,7 +287,7 @@ def _some(widths: Sequence[int], count: int) -> list[int]:
     return [widths[i] for i in np.unique(np.linspace(0, len(widths) - 1, count + 2)[1:-1].round().astype(int))]
 
 
-def _probe_feeds(data: Data, inputs: int) -> Mapping[str, Array]:
+def probe_feeds(data: Data, inputs: int) -> Mapping[str, Array]:
     """One batch of inputs: those laid aside first, then some of the others. A model of fixed batch size gets one."""
     if data.fixed_batch:
         return next(iter(data.apart.batches()))

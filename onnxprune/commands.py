@@ -1,4 +1,4 @@
-"""The subcommands: inspect, apply, fold, finetune, bench, compare, doctor."""
+"""The subcommands: inspect, apply, fold, finetune, sensitivity, bench, compare, doctor."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -158,6 +158,52 @@ def finetune(
         from onnxprune.render_facts import show_finetuned
 
         show_finetuned(report, console, str(output or "nothing (--dry-run)"))
+
+
+@commands.command()
+@takes(
+    Files,
+    Config,
+    Screen,
+    only=(
+        *("calib", "report", "method", "norm", "forward", "ablation", "frl", "fc", "conv", "memory", "align"),
+        *("keep", "only", "open", *DATA, "progress", *SHOWN),
+    ),
+)
+def sensitivity(
+    model: Model,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A picture: .svg, .png or .pdf.", metavar="FILE")
+    ] = None,
+    points: Annotated[int, typer.Option(min=1, help="Points a curve.", metavar="INT")] = 8,
+    config: ConfigFile = None,
+    **options: Any,
+) -> None:
+    """Error against rate, one layer or group at a time: which of them may become small, and which may not."""
+    screen = read_screen(options)
+    settings, files = read_options(options, config)
+    outputs = {"--output": output, "--report": Path(files.report) if files.report else None}
+    planned = {option: path for option, path in outputs.items() if path is not None}
+    from onnxprune.curves import sensitivity as look
+    from onnxprune.output import require_apart
+    from onnxprune.picture import draw, require_picture
+
+    if output is not None:
+        require_picture(output)
+    require_apart(model, planned, [Path(files.calib)] if files.calib else [])
+    with watched(screen) as progress:
+        found = look(str(model), calib=files.calib, points=points, config=settings, progress=progress)
+    from onnxprune.atomic import write_bytes
+
+    if "--report" in planned:
+        write_bytes(planned["--report"], (found.model_dump_json(indent=1) + "\n").encode())
+    if output is not None:
+        write_bytes(output, draw(found, output.suffix.lower()[1:]))
+    console = show(found, screen)
+    if console is not None:
+        from onnxprune.render_facts import show_sensitivity
+
+        show_sensitivity(found, console)
 
 
 @commands.command()

@@ -16,6 +16,8 @@ Model = TypeVar("Model", bound=BaseModel)
 LOSSES = ("distill", "ce", "mse")
 TUNING = "Fine-tuning"
 RANKS = "Low rank"
+STORED = ("pq", "bin")
+"""What `--fc` may ask for that shrinks the file alone."""
 BUDGETS = ("macs", "params", "speedup", "ratio")
 
 
@@ -82,13 +84,15 @@ class Config(BaseModel):
         "Sample input channels for one layer alone, by a Gather: for the first layer of each branch, or for none. "
         "If not given: for wide layers whose input cannot lose any.",
     )
-    fc: Literal["lrd", "response", "as", "ger"] | None = option(
+    fc: Literal["lrd", "response", "as", "ger", "pq", "bin"] | None = option(
         None,
         RANKS,
         "Let fully connected layers become products of two: by singular values, by least squares of their outputs, the "
-        "same behind the activation, or trained together toward the original's answers (needs torch).",
-        "lrd|response|as|ger",
+        "same behind the activation, or trained together toward the original's answers (needs torch). Or shrink the "
+        "file alone: pq stores a byte for each --segment, bin a bit for each weight.",
+        "lrd|response|as|ger|pq|bin",
     )
+    segment: int = option(4, RANKS, "Weights that pq stores in one byte: 1, 2, 4, 8.", ge=1)
     conv: Literal["channel"] | None = option(
         None, RANKS, "Let convolutions become two: to fewer maps, and from these to the outputs, 1×1.", "channel"
     )
@@ -187,6 +191,16 @@ class Config(BaseModel):
         (), "Measuring", "onnxruntime provider of the timed sessions; repeatable.", "NAME"
     )
     measure: bool = option(True, "Measuring", "Measure fidelity and latency at the end.")
+
+    @property
+    def fc_rank(self) -> str | None:
+        """`fc`, where it asks for products."""
+        return None if self.fc in STORED else self.fc
+
+    @property
+    def stores_only(self) -> bool:
+        """Whether weights are to be stored in fewer bytes, and nothing else is to happen."""
+        return self.method == "none" and self.fc in STORED and self.conv is None
 
     @property
     def memory_bytes(self) -> int:

@@ -67,7 +67,11 @@ class _Seen:
 
 def solves(config: Config) -> bool:
     """Whether layers are solved for, be it only to choose."""
-    return lookup(config.method).needs_data or config.rebuild != "none" or bool(config.fc or config.conv)
+    return (
+        lookup(config.method).needs_data
+        or (config.rebuild != "none" and not config.stores_only)
+        or bool(config.fc_rank or config.conv)
+    )
 
 
 def cut(prepared: Prepared, data: Data, config: Config, stages: Stages) -> Cut:
@@ -81,7 +85,7 @@ def cut(prepared: Prepared, data: Data, config: Config, stages: Stages) -> Cut:
     chosen, keep, refused = _choose(prepared, seen, data, config, stages)
     # The rebuild needs the targets alone: the moments of all layers go before it.
     left = seen.collected and replace(seen.collected, statistics={})
-    ranks = Ranks(worth(chosen.ranks, seen.layers, keep), config.fc or "response")
+    ranks = Ranks(worth(chosen.ranks, seen.layers, keep), config.fc_rank or "response")
     seen = replace(seen, scored=[], products=[], collected=left)
     with stages.stage("remove"):
         slim, notes = _removed(prepared, keep, seen.importance, config)
@@ -113,6 +117,11 @@ def widths(prepared: Prepared, data: Data, config: Config, stages: Stages) -> tu
     """
     chosen, _, refused = _choose(prepared, _look(prepared, data, config, stages), data, config, stages)
     return chosen, refused
+
+
+def look(prepared: Prepared, data: Data, config: Config, stages: Stages) -> "_Seen":
+    """What one sweep tells of every layer and group, whatever the budget."""
+    return _look(prepared, data, config, stages)
 
 
 def _look(prepared: Prepared, data: Data, config: Config, stages: Stages) -> _Seen:
@@ -163,7 +172,7 @@ def _choose(
     refused: dict[str, str] = {}
     while True:
         open_now = [one for one in seen.scored if one.group.name not in refused]
-        if not open_now and not seen.products and prepared.wide is None:
+        if not (open_now or seen.products or config.stores_only) and prepared.wide is None:
             raise BadInput(_nothing(prepared, config, refused))
         with stages.stage("allocate", len(open_now)) as tick:
             costs, align = prepared.costs, _align(config)

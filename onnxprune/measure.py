@@ -9,12 +9,13 @@ import onnx_ir as ir
 from onnxprune.bench import bench
 from onnxprune.calibration.source import ImageOptions, Source, Trial, input_specs, load_labelled
 from onnxprune.calibration.window import batch_of, cut
-from onnxprune.config import Config
+from onnxprune.config import STORED, Config
 from onnxprune.errors import BadInput, BudgetNotMet
 from onnxprune.fidelity import Metric, accuracy, compare, load_metric
 from onnxprune.graph import Array
 from onnxprune.prepare import Data
-from onnxprune.report import Accuracy, Fidelity, Latency
+from onnxprune.report import Accuracy, Fidelity, Latency, Memory
+from onnxprune.resident import session_memory
 from onnxprune.runtime import open_session
 
 BENCH_SECONDS = 0.5
@@ -50,6 +51,7 @@ class Measured:
     fidelity: Fidelity | None = None
     accuracy: Accuracy | None = None
     latency: tuple[Latency, ...] = ()
+    memory: tuple[Memory, Memory] | None = None
 
 
 def open_judge(model: ir.Model, labelled: object, metric: str | None, config: Config) -> Judge | None:
@@ -87,12 +89,25 @@ def measure(original: ir.Model, pruned: ir.Model, data: Data, judge: Judge | Non
     if not config.measure:
         return Measured(accuracy=judged)
     fidelity = compare(original, pruned, data.apart, data.held_out)
-    return Measured(fidelity, judged, latency([original, pruned], data, config))
+    timed = latency([original, pruned], data, config)
+    memory = _memory(original, pruned, data) if config.fc in STORED else None
+    return Measured(fidelity, judged, timed, memory)
+
+
+def _memory(original: ir.Model, pruned: ir.Model, data: Data) -> tuple[Memory, Memory] | None:
+    """What a session of either takes, with one calibration input."""
+    before, after = (session_memory(model, _one_input(data)) for model in (original, pruned))
+    return None if before is None or after is None else (before, after)
+
+
+def _one_input(data: Data) -> dict[str, Array]:
+    """One calibration input, or as many as the model insists on."""
+    return dict(data.sample) if data.fixed_batch else cut(data.sample, data.axes, 0, 1)
 
 
 def latency(models: Sequence[ir.Model], data: Data, config: Config) -> tuple[Latency, ...]:
-    """Time original and pruned in turn on one calibration input, or as many as the model insists on."""
-    feeds = dict(data.sample) if data.fixed_batch else cut(data.sample, data.axes, 0, 1)
+    """Time original and pruned in turn on one calibration input."""
+    feeds = _one_input(data)
     before, after = bench(
         models, feeds=feeds, threads=config.threads, providers=config.providers or None, seconds=BENCH_SECONDS
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from onnxprune.coding import code_layers
 from onnxprune.config import Config, make_config
 from onnxprune.course import Course
 from onnxprune.cutting import solves
@@ -85,13 +86,15 @@ def _run(
     data = fitted(data, prepared.analysis.trace, float(costs.macs(costs.full)), settings)
     pruned = prune(prepared, data, samples, course, settings, stages)
     named = drop_idle_samplers(pruned.model)
-    slim = settle_products(named)
+    coded = code_layers(prepared, named, settings, stages)
+    slim = settle_products(coded.model)
     with stages.stage("verify"):
-        proof = prove(prepared.analysis, slim, pruned.keep, data.sample, drop_idle_samplers(pruned.solved(named)))
+        solved = coded.whole(drop_idle_samplers(pruned.solved(named)))
+        proof = prove(prepared.analysis, slim, pruned.keep, data.sample, solved)
     with stages.stage("measure"):
         measured = measure(prepared.came, slim, data, judge, settings)
     errors, products = reader_errors(prepared, pruned.last.solved), product_plans(pruned.written, settings)
-    plan = make_plan(prepared, pruned.keep, errors, settings, products)
+    plan = make_plan(prepared, pruned.keep, errors, settings, products, coded.plans)
     outcome = Outcome(
         model=slim,
         chosen=pruned.chosen,
@@ -105,5 +108,6 @@ def _run(
         tuned=pruned.tuned,
         rounds=pruned.rounds,
         notes=pruned.notes,
+        codes=coded.reports,
     )
     return Result(like(slim, loaded), plan, make_report(loaded, settings, prepared, data, plan, outcome))

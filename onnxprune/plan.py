@@ -63,9 +63,20 @@ class ProductPlan(BaseModel):
     method: str
 
 
+class CodesPlan(BaseModel):
+    """A layer whose weight is stored as codes of a byte: by which method, and how many numbers each stands for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    method: str
+    segment: int
+    seed: int = 0
+
+
 class Plan(BaseModel):
-    """What a run removes; `schema_version` is 2 where older readers would misread it: where there are `heads` or
-    `products`.
+    """What a run removes; `schema_version` is 2 where older readers would misread it: where there are `heads`,
+    `products` or `codes`.
 
     `open` and `sampler` are the options of that name, without which the groups would be others.
     """
@@ -76,6 +87,7 @@ class Plan(BaseModel):
     heads: tuple[HeadPlan, ...] = ()
     groups: tuple[GroupPlan, ...]
     products: tuple[ProductPlan, ...] = ()
+    codes: tuple[CodesPlan, ...] = ()
     open: tuple[Literal["normalised"], ...] = ()
     sampler: bool | None = None
 

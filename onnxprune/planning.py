@@ -13,7 +13,7 @@ from onnxprune.errors import ProofFailed
 from onnxprune.graph import Array
 from onnxprune.passes.factorize_low_rank import Written
 from onnxprune.passes.remove import remove
-from onnxprune.plan import GroupPlan, Plan, ProductPlan, cuts
+from onnxprune.plan import CodesPlan, GroupPlan, Plan, ProductPlan, cuts
 from onnxprune.prepare import Prepared
 from onnxprune.rebuild import Rebuilt
 from onnxprune.scoring import Scored
@@ -80,7 +80,7 @@ def reader_errors(prepared: Prepared, solved: Sequence[Rebuilt]) -> dict[str, fl
 
 def product_plans(written: Sequence[Written], config: Config) -> tuple[ProductPlan, ...]:
     """What the plan says of layers that became products."""
-    method = config.fc or "response"
+    method = config.fc_rank or "response"
     return tuple(ProductPlan(name=one.node, rank=one.rank, method=method) for one in written)
 
 
@@ -90,8 +90,9 @@ def make_plan(
     errors: Mapping[str, float],
     config: Config,
     products: tuple[ProductPlan, ...] = (),
+    codes: tuple[CodesPlan, ...] = (),
 ) -> Plan:
-    """The plan of a run: the groups that lose units, with the errors of their readers, and the products."""
+    """The plan of a run: the groups that lose units, with the errors of their readers, the products and the codes."""
     analysis = prepared.analysis
     groups = []
     for group in prepared.groups:
@@ -109,12 +110,13 @@ def make_plan(
                 )
             )
     heads = () if prepared.head is None else prepared.head.plans
-    version: Literal[1, 2] = 2 if heads or products else 1
+    version: Literal[1, 2] = 2 if heads or products or codes else 1
     return Plan(
         schema_version=version,
         heads=heads,
         groups=tuple(groups),
         products=products,
+        codes=codes,
         open=config.open,
         sampler=config.sampler,
     )

@@ -16,6 +16,7 @@ from onnxprune.graph import Array
 from onnxprune.layers import Layer
 from onnxprune.low_rank.factors import Responses
 from onnxprune.native import F64
+from onnxprune.op_rules.facts import Linear
 from onnxprune.prepare import matches, names_of
 from onnxprune.weights import from_matrix, from_vector, to_matrix, to_vector
 
@@ -51,14 +52,17 @@ class Factorable:
 
     def feeds(self, rank: int, constants: Mapping[ir.Value, Array]) -> dict[str, Array]:
         """The layer's constants at a rank, by name."""
+        product = self.responses.factors(rank).product() if rank < self.least else self.weight
+        return self.with_weight(product, (self.weight - product) @ self.mean, constants)
+
+    def with_weight(self, weight: F64, added: F64 | float, constants: Mapping[ir.Value, Array]) -> dict[str, Array]:
+        """The layer's constants with another weight (n, F), and something added to its bias (n,), by name."""
         linear, bias = self.layer.linear, self.layer.bias
         assert bias is not None
-        product = self.responses.factors(rank).product() if rank < self.least else self.weight
         like, shift = constants[linear.weight], constants[bias]
-        vector = to_vector(linear, shift) + (self.weight - product) @ self.mean
         return {
-            linear.weight.name or "": from_matrix(linear, product[None], like.shape).astype(like.dtype),
-            bias.name or "": from_vector(linear, vector, shift).astype(shift.dtype),
+            linear.weight.name or "": from_matrix(linear, weight[None], like.shape).astype(like.dtype),
+            bias.name or "": from_vector(linear, to_vector(linear, shift) + added, shift).astype(shift.dtype),
         }
 
     def covering(self, energy: float) -> int:
@@ -69,15 +73,22 @@ class Factorable:
 
 def can_be_product(layer: Layer, config: Config) -> bool:
     """Whether `--fc` or `--conv` is about this layer, and its weight is a plain constant of its own."""
-    linear, weight = layer.linear, layer.linear.weight
-    if linear.groups != 1 or weight.const_value is None or len(weight.uses()) != 1 or layer.bias is None:
+    wanted = config.conv if is_window(layer.linear) else config.fc_rank
+    return bool(wanted) and layer.bias is not None and is_plain(layer.linear, config)
+
+
+def is_plain(linear: Linear, config: Config) -> bool:
+    """Whether options do not exclude the layer, and its weight is a plain constant of its own."""
+    if linear.groups != 1 or linear.weight.const_value is None or len(linear.weight.uses()) != 1:
         return False
     if config.only and not matches(names_of(linear.node), config.only):
         return False
-    if linear.node.domain not in ("", "ai.onnx") or linear.node.op_type not in ("Gemm", "MatMul", "Conv"):
-        return False
-    window = linear.node.op_type == "Conv" and any(size > 1 for size in linear.kernel)
-    return bool(config.conv if window else config.fc)
+    return linear.node.domain in ("", "ai.onnx") and linear.node.op_type in ("Gemm", "MatMul", "Conv")
+
+
+def is_window(linear: Linear) -> bool:
+    """Whether the layer is a convolution that reads more than one position."""
+    return linear.node.op_type == "Conv" and any(size > 1 for size in linear.kernel)
 
 
 def factorable(
@@ -91,7 +102,7 @@ def factorable(
     found = []
     for layer in (x for x in layers if can_be_product(x, config) and x.name in statistics):
         weight = to_matrix(layer.linear, constant_array(analysis.model, layer.linear.weight))[0].astype(np.float64)
-        inputs, mean = _inputs(statistics[layer.name])
+        inputs, mean = input_moments(statistics[layer.name])
         one = Factorable(layer, weight, inputs, mean, -(-weight.size // sum(weight.shape)), ())
         ranks = _ranks(one, config, align if layer.linear.kind == "conv" else min(align, FEWEST))
         if ranks:
@@ -109,11 +120,16 @@ def _ranks(one: Factorable, config: Config, align: int) -> tuple[int, ...]:
     return (*every.tolist(), one.least) if len(every) else ()
 
 
-def _inputs(statistics: LayerStatistics) -> tuple[F64, F64]:
-    """The second moments of a layer's inputs, or their variances where it is too wide for more, and their means."""
+def input_moments(statistics: LayerStatistics, held: bool = False) -> tuple[F64, F64]:
+    """The second moments of a layer's inputs, or their variances where it is too wide for more, and their means.
+
+    On the rows to solve on, or on those `held` out; either stands in for the other where that saw none.
+    """
     if not statistics.solve:
         return statistics.variance.variance()[0], (statistics.variance.total / statistics.variance.count)[0]
-    moments = (statistics.solve[0] if statistics.solve[0].count else statistics.held[0]).moments()
+    tallies = [statistics.solve[0], statistics.held[0]]
+    first, other = reversed(tallies) if held else tallies
+    moments = (first if first.count else other).moments()
     return moments.gram.astype(np.float64), moments.mean_x
 
 

@@ -1,6 +1,6 @@
 """Sweep 2: front to back on the pruned network's own activations, solve every layer toward the original's outputs."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,7 +24,7 @@ from onnxprune.op_rules.stored import stored, write
 from onnxprune.pairs import find_pairs
 from onnxprune.parallel import each
 from onnxprune.serialise import release_all
-from onnxprune.solve import Block, reservoir_share, worst
+from onnxprune.solve import Block, Fit, reservoir_share, worst
 from onnxprune.weights import from_matrix, from_vector, to_matrix, to_vector
 
 Tick = Callable[[], None]
@@ -268,3 +268,27 @@ def _rounded_error(model: ir.Model, layer: Layer, blocks: Sequence[Block], weigh
     vector = to_vector(layer.linear, constant_array(model, bias)).astype(np.float64)
     shifts = np.split(vector, layer.linear.groups)
     return max(block.error(*own) for block, *own in zip(blocks, matrices, shifts, strict=True))
+
+
+def fits(
+    analysis: Analysis,
+    layers: Sequence[Layer],
+    wave: dict[str, int],
+    collected: Collected,
+    source: Source,
+    sampling: Sampling,
+    ranks: Ranks,
+) -> Iterator[tuple[Layer, Fit]]:
+    """The least-squares fits of layers to their own outputs in the original, with the rows that the method goes over.
+
+    Layers too large to be solved are left out.
+    """
+    keep, frontier = analysis.keep_all(), Frontier(analysis.flat, wave, source)
+    for number, batches in enumerate(_batches(layers, sampling)):
+        ready = [layer for layer in layers if layer.wave == number]
+        for layer, (block,) in zip(
+            ready, _summed(ready, keep, collected, sampling, frontier, number, batches, ranks), strict=True
+        ):
+            if block.solvable:
+                weight = constant_array(analysis.model, layer.linear.weight)
+                yield layer, block.fit(to_matrix(layer.linear, weight)[0].astype(np.float64))

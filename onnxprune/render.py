@@ -34,10 +34,12 @@ def screen() -> Console:
 
 def show_report(report: Report, console: Console, verbose: bool, wrote: str) -> None:
     """Print what a run did: the groups, the totals, and a line for everything else; `wrote` names the output."""
-    if report.groups or not report.products:
+    if report.groups or not (report.products or report.codes):
         console.print(_groups(report))
     if report.products:
         console.print(_products(report))
+    if report.codes:
+        console.print(_codes(report))
     console.print(_totals(report))
     if verbose:
         console.print(_layers(report))
@@ -91,8 +93,22 @@ def _products(report: Report) -> Table:
     return made
 
 
+def _codes(report: Report) -> Table:
+    made = table("layer", "method", "weights a byte", "bytes before", "after", "error", "stays because")
+    made.columns[1].justify = made.columns[-1].justify = "left"
+    for one in report.codes:
+        error = "" if one.error is None else f"{one.error:.3f}"
+        sizes = quantity(one.before), quantity(one.after)
+        made.add_row(one.name, one.method, str(one.segment), *sizes, error, one.reason)
+    return made
+
+
 def _totals(report: Report) -> Table:
     made = totals_table(report.before, report.after)
+    if report.memory is not None:
+        for label, name in (("memory of a session", "session"), ("most while it loads", "peak")):
+            old, new = (getattr(one, name) for one in report.memory)
+            made.add_row(label, quantity(old), quantity(new), share(new / max(old, 1)))
     for one in report.latency:
         made.add_row(*_latency(one))
     if report.accuracy is not None:
@@ -133,12 +149,15 @@ def _lines(report: Report, verbose: bool) -> Iterable[tuple[str, str]]:
         yield "budget", f"{budget.kind} {budget.target:.3g} {asked}, {budget.reached:.4f} reached"
     elif budget.kind == "ranks":
         yield "budget", f"ranks as asked for: {share(budget.reached)} of the parameters stay"
+    elif budget.kind == "codes":
+        yield "budget", f"none: {share(budget.reached)} of the bytes stay"
     else:
         yield "budget", f"{budget.kind}: {share(budget.reached)} of the channels removed"
     whole = all(group.kept == group.width for group in report.groups)
-    bare = budget.kind == "plan" or (whole and (report.heads or report.products))
+    rest = report.heads or report.products or report.codes
+    bare = budget.kind in ("plan", "codes") or (whole and rest)
     yield "allocation", report.allocation + f"; widths in multiples of {report.align} where they can be" * (not bare)
-    if whole and not report.heads and not report.products:
+    if whole and not rest:
         yield "note", "Nothing was removed: the model meets the budget as it is."
     if report.calibration is not None:
         yield "data", report.calibration.description

@@ -8,6 +8,7 @@ from onnxprune.calibration.allowance import allowance
 from onnxprune.calibration.collect import collect
 from onnxprune.calibration.sampling import Sampling
 from onnxprune.choose import Chosen
+from onnxprune.coding import coded_as
 from onnxprune.config import Config
 from onnxprune.dependency import Keep
 from onnxprune.graph import nodes_by_name
@@ -72,15 +73,19 @@ def apply_plan(
         factors = {name: (one.first, one.second) for name, one in found.factors.items()}
         slim, written = factorize_low_rank(found.model, factors)
         named = drop_idle_samplers(slim)
-        slim = settle_products(named)
+        coded = coded_as(named, plan.codes)
+        slim = settle_products(coded.model)
         with stages.stage("verify"):
-            solved = drop_idle_samplers(multiplied(found.model, named, written)) if written else named
+            whole = drop_idle_samplers(multiplied(found.model, named, written)) if written else named
+            solved = coded.whole(whole)
             proof = prove(prepared.analysis, slim, keep, data.sample, solved)
         if not solve and "measure" not in settings.model_fields_set and tensor_bytes(prepared.came) > LARGE:
             settings = settings.model_copy(update={"measure": False})
         with stages.stage("measure"):
             measured = measure(prepared.came, slim, data, judge, settings)
-    outcome = Outcome(slim, _chosen(plan), {}, found.solved, proof, measured, stages.seconds, found.disk_bytes)
+    outcome = Outcome(
+        slim, _chosen(plan), {}, found.solved, proof, measured, stages.seconds, found.disk_bytes, codes=coded.reports
+    )
     return Result(like(slim, loaded), plan, _report(loaded, settings, prepared, data, plan, outcome))
 
 

@@ -56,6 +56,21 @@ class ProductReport(_Frozen):
     error: float | None = None
 
 
+class CodesReport(_Frozen):
+    """A layer whose weight is stored as codes of a byte, each for `segment` numbers, and the weight's bytes.
+
+    `error` is what the weight lost, squared, over its square; `reason` says why a layer stayed as it was.
+    """
+
+    name: str
+    method: str
+    segment: int
+    before: int
+    after: int
+    error: float | None = None
+    reason: str = ""
+
+
 class Totals(_Frozen):
     """Multiply–adds a sample, parameters, and bytes of the model."""
 
@@ -74,6 +89,13 @@ class Latency(_Frozen):
     speedup: float
     speedup_p10: float
     speedup_p90: float
+
+
+class Memory(_Frozen):
+    """Bytes that a process grows by, with a session that has run once and at the worst moment until then."""
+
+    session: int
+    peak: int
 
 
 class Fidelity(_Frozen):
@@ -147,7 +169,7 @@ class Calibrated(_Frozen):
 class Budget(_Frozen):
     """What was asked for, as a share of the original, and what was reached; `plan` where a plan was replayed."""
 
-    kind: Literal["macs", "params", "ratio", "ratios", "ranks", "plan"]
+    kind: Literal["macs", "params", "ratio", "ratios", "ranks", "codes", "plan"]
     target: float
     reached: float
 
@@ -184,6 +206,7 @@ class Report(_Frozen):
     closed: tuple[ClosedReport, ...]
     layers: tuple[LayerReport, ...]
     products: tuple[ProductReport, ...] = ()
+    codes: tuple[CodesReport, ...] = ()
     before: Totals
     after: Totals
     proof: float
@@ -191,10 +214,53 @@ class Report(_Frozen):
     tuned: Tuned | None = None
     rounds: tuple[RoundReport, ...] = ()
     latency: tuple[Latency, ...] = ()
+    memory: tuple[Memory, Memory] | None = None
     fidelity: Fidelity | None = None
     accuracy: Accuracy | None = None
     seconds: dict[str, float]
     notes: tuple[str, ...] = ()
+
+
+class Point(_Frozen):
+    """One layer or group made smaller: what is `left` of it, and what that costs.
+
+    `left` counts channels, the rank, or the weights that a byte stands for. `rate` is the share of the weights that
+    stays, of those that the change touches; `macs` and `params` are shares of the whole model's (codes count by their
+    bytes). `own_error` is the squared error of what the layer gives, or what a group's readers give, and
+    `output_error` that of the model's outputs, both over the variance of that.
+    """
+
+    left: int
+    rate: float
+    macs: float
+    params: float
+    own_error: float
+    output_error: float
+
+
+class Curve(_Frozen):
+    """The points of one layer or group, `whole` of which there are (0 for codes), from little left to much."""
+
+    name: str
+    kind: Literal["channels", "rank", "codes"]
+    method: str
+    whole: int
+    points: tuple[Point, ...]
+
+
+class Sensitivity(_Frozen):
+    """What `onnxprune sensitivity` tells: `samples` inputs judged, `held_out` from the solvers or not."""
+
+    schema_version: Literal[1] = 1
+    onnxprune: str
+    model: str
+    config: Config
+    calibration: Calibrated
+    samples: int
+    held_out: bool
+    curves: tuple[Curve, ...]
+    closed: tuple[ClosedReport, ...]
+    seconds: dict[str, float]
 
 
 class Finetuned(_Frozen):

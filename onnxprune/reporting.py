@@ -25,6 +25,7 @@ from onnxprune.report import (
     Budget,
     Calibrated,
     ClosedReport,
+    CodesReport,
     GroupReport,
     LayerReport,
     ProductReport,
@@ -54,6 +55,7 @@ class Outcome:
     tuned: Tuned | None = None
     rounds: tuple[RoundReport, ...] = ()
     notes: tuple[str, ...] = ()
+    codes: tuple[CodesReport, ...] = ()
 
 
 def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, plan: Plan, outcome: Outcome) -> Report:
@@ -87,6 +89,7 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
         groups=groups,
         closed=tuple(ClosedReport(name=c.name, width=c.width, reason=c.reason) for c in prepared.closed),
         products=_products(prepared.analysis, plan, outcome.solved),
+        codes=outcome.codes,
         layers=tuple(LayerReport(name=r.name, before=r.before, after=r.after) for r in outcome.solved),
         before=before,
         after=after,
@@ -95,6 +98,7 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
         tuned=outcome.tuned,
         rounds=outcome.rounds,
         latency=outcome.measured.latency,
+        memory=outcome.measured.memory,
         fidelity=outcome.measured.fidelity,
         accuracy=outcome.measured.accuracy,
         seconds=dict(outcome.seconds),
@@ -140,6 +144,8 @@ def _budget(config: Config, data: Data, groups: Sequence[GroupReport], before: T
     kind, target = budget_of(config, data.source.synthetic)
     if kind == "ranks":
         reached = after.params / max(before.params, 1)
+    elif kind == "codes":
+        reached = after.bytes / max(before.bytes, 1)
     elif kind in ("ratio", "ratios"):
         reached = 1 - sum(g.kept for g in groups) / max(sum(g.width for g in groups), 1)
     else:
@@ -182,7 +188,7 @@ def head_notes(prepared: Prepared) -> tuple[str, ...]:
 
 
 def _notes(config: Config, data: Data) -> tuple[str, ...]:
-    if not data.source.synthetic:
+    if not data.source.synthetic or config.stores_only:
         return ()
     given = config.ratios or any(getattr(config, name) is not None for name in BUDGETS)
     budget = "" if given else f" The budget is the careful {CAREFUL}."

@@ -53,14 +53,14 @@ def multiplied(dense: ir.Model, factored: ir.Model, written: tuple[Written, ...]
 
 def matrix_of(node: ir.Node) -> Array:
     """The weight (n, F) of a Gemm, MatMul or Conv."""
-    weight = node.inputs[_place_of_weight(node)]
+    weight = node.inputs[place_of_weight(node)]
     assert weight is not None
     array = array_of(weight).astype(np.float64)
-    return array.reshape(len(array), -1) if node.op_type == "Conv" or _rows_first(node) else array.T
+    return array.reshape(len(array), -1) if node.op_type == "Conv" or rows_first(node) else array.T
 
 
 def _write(graph: ir.Graph, node: ir.Node, first: Array, second: Array, taken: set[str]) -> Written:
-    place = _place_of_weight(node)
+    place = place_of_weight(node)
     weight, x, scope = node.inputs[place], node.inputs[1 - place], node.graph
     assert weight is not None and weight.name is not None and isinstance(scope, ir.Graph)
     shaped = _shaped(node, first, second)
@@ -82,16 +82,16 @@ def _write(graph: ir.Graph, node: ir.Node, first: Array, second: Array, taken: s
     return Written(node.name or "", weight.name, one.name or "", two.name or "", len(first))
 
 
-def _place_of_weight(node: ir.Node) -> int:
+def place_of_weight(node: ir.Node) -> int:
     """Which input is the weight: of two, the constant one."""
     left = node.inputs[0]
     return 0 if node.op_type == "MatMul" and left is not None and left.const_value is not None else 1
 
 
-def _rows_first(node: ir.Node) -> bool:
+def rows_first(node: ir.Node) -> bool:
     """Whether the weight has a row an output, not a column."""
     flipped = node.attributes.get("transB")
-    return _place_of_weight(node) == 0 or (flipped is not None and bool(flipped.as_int()))
+    return place_of_weight(node) == 0 or (flipped is not None and bool(flipped.as_int()))
 
 
 def _shaped(node: ir.Node, first: Array, second: Array) -> tuple[Array, Array]:
@@ -101,7 +101,7 @@ def _shaped(node: ir.Node, first: Array, second: Array) -> tuple[Array, Array]:
         assert weight is not None
         channels, *kernel = array_of(weight).shape[1:]
         return first.reshape(len(first), channels, *kernel), second.reshape(*second.shape, *(1 for _ in kernel))
-    return (first, second) if _rows_first(node) else (first.T, second.T)
+    return (first, second) if rows_first(node) else (first.T, second.T)
 
 
 def _product(second: ir.Node, first: Array, last: Array) -> Array:
@@ -109,7 +109,7 @@ def _product(second: ir.Node, first: Array, last: Array) -> Array:
     a, b = first.astype(np.float64), last.astype(np.float64)
     if second.op_type == "Conv":
         return np.asarray(b.reshape(b.shape[:2]) @ a.reshape(len(a), -1))
-    return np.asarray(b @ a if _rows_first(second) else a @ b)
+    return np.asarray(b @ a if rows_first(second) else a @ b)
 
 
 def _unused(name: str, taken: set[str]) -> str:

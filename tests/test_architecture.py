@@ -38,14 +38,12 @@ ROWS = {
     "settings": "config report",
     "training": "training.*",
     "stages": "functions inserted distilled prepare gradients.* importance flow final_responses nisp scoring allocate "
-    "stages": "functions inserted distilled prepare gradients.* importance flow final_responses nisp scoring allocate "
     "probe ranks greedy choose tails heads "
-    "verify half_open planning clipping solve low_rank.* pairs descent adjust rebuild bench fidelity measure reporting "
-    "course tuning composing cutting rounds",
-    "course tuning composing cutting rounds",
+    "verify half_open planning clipping solve low_rank.* pairs descent adjust rebuild bench fidelity resident measure "
+    "coding reporting course tuning composing cutting rounds",
     "order": "pipeline replay folding finetuning",
-    "questions": "explain inspection judging doctor",
-    "command line": "bars options output render render_facts showing commands cli __main__ __init__",
+    "questions": "explain inspection judging doctor single_layers curves",
+    "command line": "bars options output picture render render_facts showing commands cli __main__ __init__",
 }
 GROUND = ("values", "models", "operators", "analysis")
 ONLY = {

@@ -14,7 +14,7 @@ from topologies import TOPOLOGIES, feeds
 
 from onnxprune.calibration.collect import collect
 from onnxprune.calibration.sampling import Sampling
-from onnxprune.choose import Chosen, _priced, _probe_feeds, budget_of, choose
+from onnxprune.choose import Chosen, _priced, budget_of, choose, probe_feeds
 from onnxprune.config import Config
 from onnxprune.costs import CostModel, cost_model
 from onnxprune.criteria import lookup
@@ -135,7 +135,7 @@ def test_allocation_by_damage_is_no_worse_than_equal_shares(
 ) -> None:
     monkeypatch.setattr("onnxprune.choose.SHARED_FACTOR", 1.0)
     made: Case = request.getfixturevalue(name)
-    inputs = _probe_feeds(made.data, 32)
+    inputs = probe_feeds(made.data, 32)
     ours, uniform = (made.damage(made.widths(macs=target, allocate=kind), inputs) for kind in ("global", "uniform"))
     assert ours <= 1.02 * uniform + 1e-9
 
@@ -153,7 +153,7 @@ def test_channels_go_where_they_cost_nothing(lopsided: Case) -> None:
     ours, uniform = (lopsided.widths(macs=0.5, allocate=kind) for kind in ("global", "uniform"))
     assert ours["Conv:a"] < uniform["Conv:a"]
     assert ours["Conv:b"] > uniform["Conv:b"]
-    inputs = _probe_feeds(lopsided.data, 32)
+    inputs = probe_feeds(lopsided.data, 32)
     assert lopsided.damage(ours, inputs) < 0.2 * lopsided.damage(uniform, inputs)
 
 
@@ -237,16 +237,16 @@ def test_probes_are_fed_what_was_laid_aside_and_then_the_rest_in_one_batch() -> 
     axes = {"x": 0, "state": 1, "k": None}
     data = data_of(axes, False, [batch(100, 103), batch(103, 105)], [batch(0, 4), batch(4, 8)])
     for inputs, expected in ((2, [100, 101]), (5, [100, 101, 102, 103, 104]), (7, [100, 101, 102, 103, 104, 0, 1])):
-        found = _probe_feeds(data, inputs)
+        found = probe_feeds(data, inputs)
         assert found["x"].tolist() == expected
         assert found["state"].tolist() == [expected, [-i for i in expected]]
         assert found["k"].tolist() == [7]
-    assert len(_probe_feeds(data, 1000)["x"]) == 13
+    assert len(probe_feeds(data, 1000)["x"]) == 13
 
 
 def test_a_model_of_fixed_batch_size_is_fed_one_batch() -> None:
     data = data_of({"x": 0}, True, [batch(100, 104), batch(104, 108)], [batch(0, 4)])
-    assert _probe_feeds(data, 100)["x"].tolist() == [100, 101, 102, 103]
+    assert probe_feeds(data, 100)["x"].tolist() == [100, 101, 102, 103]
 
 
 @pytest.mark.parametrize("size", [1, 8, 24, 48])
