@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from onnxprune.plan import Plan, load_plan
     from onnxprune.replay import apply_plan
     from onnxprune.report import Report
+    from onnxprune.sweeping.run import sweep
     from onnxprune.torch_twin import to_torch
 
 # Imported when first used: `onnxprune --help` should not wait for onnx and numpy.
@@ -31,6 +32,7 @@ _LAZY = {
     "fold": "onnxprune.folding",
     "inspect": "onnxprune.inspection",
     "load_plan": "onnxprune.plan",
+    "sweep": "onnxprune.sweeping.run",
     "to_torch": "onnxprune.torch_twin",
 }
 
@@ -59,6 +61,7 @@ __all__ = [
     "fold",
     "inspect",
     "load_plan",
+    "sweep",
     "to_torch",
 ]
 

@@ -19,6 +19,7 @@ from onnxprune.passes.factorize_low_rank import Written, factorize_low_rank, mul
 from onnxprune.prepare import Data, Prepared
 from onnxprune.progress import Stages
 from onnxprune.report import RoundReport, Tuned
+from onnxprune.sharing import ALONE, Alone
 from onnxprune.training.samples import Samples
 from onnxprune.tuning import Course, pruned, tune
 from onnxprune.widths import runtime_block
@@ -67,19 +68,25 @@ class Pruned:
 
 
 def prune(
-    prepared: Prepared, data: Data, samples: Samples | None, course: Course, config: Config, stages: Stages
+    prepared: Prepared,
+    data: Data,
+    samples: Samples | None,
+    course: Course,
+    config: Config,
+    stages: Stages,
+    shared: Alone,
 ) -> Pruned:
     """Cut and fine-tune as the options say.
 
     Raises BadInput where nothing can go, and BudgetNotMet where not enough can: as a rule before the first cut.
     """
-    steps = _steps(prepared, data, config, stages)
+    steps = _steps(prepared, data, config, stages, shared)
     if len(steps) > 1:
         course.begin()
     done: Pruned | None = None
     for number, step in enumerate(steps, 1):
         with stages.part(step.name):
-            done = _as_products(_cut(prepared, done, step, data, stages))
+            done = _as_products(_cut(prepared, done, step, data, stages, shared))
             if samples is not None and step.epochs is not None:
                 at = course if number == len(steps) else course.before(number)
                 task = pruned(prepared, done.model, done.keep, done.written, samples, at, step.config)
@@ -91,14 +98,14 @@ def prune(
     return done
 
 
-def _cut(prepared: Prepared, done: Pruned | None, step: Step, data: Data, stages: Stages) -> Pruned:
+def _cut(prepared: Prepared, done: Pruned | None, step: Step, data: Data, stages: Stages, shared: Alone) -> Pruned:
     if done is None:
-        one = cut(_alone(prepared, step), data, step.config, stages)
+        one = cut(_alone(prepared, step), data, step.config, stages, shared)
         chosen = step.chosen or one.chosen
         return Pruned(one.model, one.keep, chosen, one, one.wide, one.refused, one.disk_bytes, one.notes)
     with stages.stage("analyse"):
         again, where = prepare_again(prepared, done.keep, done.model, data, step.config, done.refused)
-    one = cut(_alone(again, step), data, step.config, stages)
+    one = cut(_alone(again, step), data, step.config, stages, ALONE)
     keep = where.composed(done.keep, one.keep)
     return replace(
         done,
@@ -145,9 +152,9 @@ def _told(prepared: Prepared, done: Pruned, step: Step) -> RoundReport:
     )
 
 
-def _steps(prepared: Prepared, data: Data, config: Config, stages: Stages) -> list[Step]:
+def _steps(prepared: Prepared, data: Data, config: Config, stages: Stages, shared: Alone) -> list[Step]:
     """What is done one after the other; the last step is the one with the long fine-tune."""
-    groups = _group_by_group(prepared, data, config, stages) if config.finetune_per_layer else []
+    groups = _group_by_group(prepared, data, config, stages, shared) if config.finetune_per_layer else []
     steps = list(groups) or [
         *(_round(config, data.source.synthetic, number) for number in range(1, config.rounds)),
         Step(f"{config.rounds}/{config.rounds}" if config.rounds > 1 else "", config, config.finetune),
@@ -169,9 +176,9 @@ def _round(config: Config, synthetic: bool, number: int) -> Step:
     return Step(name, _drawn_anew(config, goal, number), config.round_epochs or SHORT)
 
 
-def _group_by_group(prepared: Prepared, data: Data, config: Config, stages: Stages) -> list[Step]:
+def _group_by_group(prepared: Prepared, data: Data, config: Config, stages: Stages, shared: Alone) -> list[Step]:
     """One step for each group that is to lose channels, front to back, at widths that are chosen now."""
-    chosen = widths(prepared, data, config, stages)
+    chosen = widths(prepared, data, config, stages, shared)
     left = dict(zip(chosen.names, chosen.widths.tolist(), strict=True))
     groups = [group for group in _front_to_back(prepared) if left.get(group.name, group.width) < group.width]
     steps = []

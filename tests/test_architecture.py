@@ -36,7 +36,7 @@ ROWS = {
     "criteria": "criteria.*",
     "settings": "config report",
     "training": "training.*",
-    "stages": "functions distilled prepare gradients.* importance flow final_responses nisp scoring allocate "
+    "stages": "functions distilled sharing prepare gradients.* importance flow final_responses nisp scoring allocate "
     "probe greedy choose "
     "verify planning clipping solve pairs descent adjust rebuild bench fidelity measure reporting "
     "tuning composing cutting rounds",

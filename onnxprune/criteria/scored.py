@@ -18,6 +18,10 @@ class Scores:
     notes: tuple[str, ...] = ()
 
 
+BUDGETED = ("l0",)
+"""Criteria whose scores depend on the budget."""
+
+
 def select(problem: Problem, options: Options) -> Selection:
     """Units by ascending `importance`."""
     if problem.importance is None:
