@@ -25,9 +25,7 @@ HELP = """Make a trained ONNX model smaller and faster: remove channels, solve t
 
 Exit codes: 0 done, 2 bad input, 3 budget or accuracy bound not met, 1 a defect. Nothing is written unless it is 0.
 """
-MORE = (
-    "Subcommands: inspect, apply, fold, finetune, sweep, bench, compare, doctor; `onnxprune inspect --help` tells more."
-)
+MORE = f"Subcommands: {', '.join(SUBCOMMANDS)}; `onnxprune inspect --help` tells more."
 
 app = typer.Typer(
     add_completion=False, rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]}

@@ -18,6 +18,7 @@ INK, GRID, PAPER, FRONT = "#1a1c20", "#d9dce1", "#ffffff", "#8a9099"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195")
 """Okabe and Ito's, which those tell apart who do not see all colours; shapes and dashes tell the same again."""
 SHAPES, DASHES = "osD^vPX", ("-", "--", ":")
+BROAD: dict[str, Any] = {"color": FRONT, "linewidth": 7, "alpha": 0.35}
 SETTINGS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "onnxprune",
@@ -89,14 +90,9 @@ def _panel(axes: "Axes", sweep: Sweep, rate: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     front = sorted((_point(sweep, row, rate) for row in sweep.rows if rate in row.front), key=lambda point: point[0])
     whole = 100.0, 100 * (sweep.original.accuracy or 0.0) if sweep.metric else 0.0
-    axes.plot(
-        *zip(*[*front, whole], strict=True), color=FRONT, linewidth=7, alpha=0.35, solid_capstyle="round", zorder=1
-    )
+    axes.plot(*zip(*front, whole, strict=True), solid_capstyle="round", zorder=1, gid=f"{rate}-front", **BROAD)
     for method, style in _styles(sweep).items():
-        rows = [
-            r for r in sweep.rows if r.method == method and r.rate(rate) is not None and sweep.quality(r) is not None
-        ]
-        points = sorted(_point(sweep, row, rate) for row in rows)
+        points = sorted(_point(sweep, row, rate) for row in sweep.rows if row.method == method and _is_known(row, rate))
         if points:
             axes.plot(*zip(*points, strict=True), zorder=3, gid=f"{rate}-{method}", **style)
     axes.plot(*whole, marker="*", markersize=15, color=INK, linestyle="", zorder=4, gid=f"{rate}-original")
@@ -104,6 +100,10 @@ def _panel(axes: "Axes", sweep: Sweep, rate: str) -> None:
     of = f" at batch {sweep.batch}" if rate == "latency" else ""
     axes.set_xlabel(f"{RATES[rate]}{of}, % of the original")
     axes.set_ylabel(f"{_name(sweep)}, %" if sweep.metric else "difference of the outputs, %\n(less is better)")
+
+
+def _is_known(row: Row, rate: str) -> bool:
+    return not row.failed and row.rate(rate) is not None
 
 
 def _name(sweep: Sweep) -> str:
@@ -129,7 +129,7 @@ def _legend(figure: "Figure", sweep: Sweep, place: str, columns: int) -> None:
 
     lines = [Line2D([], [], label=method, **style) for method, style in _styles(sweep).items()]
     star = Line2D([], [], color=INK, marker="*", markersize=13, linestyle="", label="the original")
-    front = Line2D([], [], color=FRONT, linewidth=7, alpha=0.35, label="Pareto front")
+    front = Line2D([], [], label="Pareto front", **BROAD)
     handles: Sequence[Line2D] = [*lines, star, front]
     figure.legend(handles=handles, loc=place, ncols=min(columns, len(handles)), labelcolor=INK, frameon=False)
 

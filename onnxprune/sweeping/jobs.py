@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from onnxprune.config import BUDGETS, Config, make_config
-from onnxprune.criteria import lookup
 from onnxprune.errors import BadInput
 
 By = Literal["macs", "params", "speedup", "ratio"]
@@ -33,11 +32,8 @@ def make_jobs(methods: Methods, budgets: str | Sequence[float], by: str, options
         raise BadInput(f"--by {by}: budgets are of {', '.join(get_args(By))}")
     kept = {name: value for name, value in options.items() if name not in (*BUDGETS, "method")}
     shares, named = _budgets(budgets), _methods(methods)
-    return [
-        Job(label, share, _config(label, {**kept, **own, by: share}))
-        for label, own in named.items()
-        for share in shares
-    ]
+    cells = [(label, own, share) for label, own in named.items() for share in shares]
+    return [Job(label, share, _config(label, {**kept, **own, by: share})) for label, own, share in cells]
 
 
 def _budgets(budgets: str | Sequence[float]) -> list[float]:
@@ -76,6 +72,8 @@ def _read(label: str) -> dict[str, Any]:
 
 
 def _config(label: str, options: Mapping[str, Any]) -> Config:
+    from onnxprune.criteria import lookup  # the command line's --help should not wait for numpy
+
     try:
         config = make_config(**options)
         lookup(config.method)

@@ -1,4 +1,4 @@
-"""One HTML page that holds everything: curves inline, tables, nothing from elsewhere, dark where the reader likes it."""
+"""One HTML page that holds everything: curves inline, tables, nothing from elsewhere; light or dark."""
 
 import re
 from html import escape
@@ -78,13 +78,9 @@ def _facts(sweep: Sweep) -> str:
     if sweep.original.milliseconds is not None:
         threads = f"{sweep.threads} threads" if sweep.threads else "the runtime's choice of threads"
         timed = f" Latency: all models in turn in one run on onnxruntime, batch {sweep.batch}, {threads}."
-    judged = (
-        f"{sweep.metric} as measured" if sweep.metric else f"the difference of the outputs on {sweep.judged} inputs"
-    )
-    return (
-        f"<p>Calibrated on {escape(sweep.data)}. Judged by {escape(judged)}. Budgets are {escape(_budgets(sweep))}.{timed} "
-        f"onnxprune {escape(sweep.onnxprune)}.</p>"
-    )
+    judged = sweep.metric or f"the difference of the outputs on {sweep.judged} inputs"
+    said = f"Calibrated on {sweep.data}. Judged by {judged}. Budgets are {_budgets(sweep)}.{timed}"
+    return f"<p>{escape(said)} onnxprune {escape(sweep.onnxprune)}.</p>"
 
 
 def _budgets(sweep: Sweep) -> str:
@@ -100,7 +96,8 @@ def _table(sweep: Sweep, rows: list[Row], name: str) -> str:
     heads = ["method", "budget", quality, *RATES.values(), "milliseconds", "model"]
     head = "".join(f'<th class="text">{escape(h)}</th>' if h == "model" else f"<th>{escape(h)}</th>" for h in heads)
     body = "\n".join([_whole(sweep.original, sweep), *(_line(sweep, row) for row in rows)])
-    return f'<div class="scroll"><table id="{name}"><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+    inner = f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>"
+    return f'<div class="scroll"><table id="{name}">{inner}</table></div>'
 
 
 def _whole(original: Original, sweep: Sweep) -> str:

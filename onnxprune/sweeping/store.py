@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -11,6 +11,8 @@ from onnxprune.atomic import explained, require_writable, write_bytes
 from onnxprune.model_io import save
 from onnxprune.report import Report
 from onnxprune.sweeping.jobs import Job
+
+Facts = TypeVar("Facts", bound=BaseModel)
 
 
 class Finished(BaseModel):
@@ -42,7 +44,7 @@ class Store:
         """The result at an address; None where there is none that can be read."""
         return self.load(key, Finished)
 
-    def load(self, name: str, kind: type[Any]) -> Any:
+    def load(self, name: str, kind: type[Facts]) -> Facts | None:
         """What a file in `results` holds; None where there is none that can be read."""
         try:
             return kind.model_validate_json((self.folder / "results" / f"{name}.json").read_bytes())

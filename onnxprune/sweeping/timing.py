@@ -62,7 +62,7 @@ def time_all(
     if not config.measure or not wanted:
         return None
     name = f"latency-{_key(digest, config)}"
-    known: Timings | None = store.load(name, Timings)
+    known = store.load(name, Timings)
     there = {sha256: one for sha256, one in wanted.items() if store.has(one)}
     if known is not None and (set(there) <= set(known.together) or set(wanted) <= set(known.together)):
         return known
