@@ -2,7 +2,8 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
@@ -24,12 +25,13 @@ SETTINGS = {
     "svg.hashsalt": "onnxprune",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
-    "font.size": 10,
+    "font.size": 10.5,
     "text.parse_math": False,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": INK,
-    "axes.titlesize": 11,
+    "axes.titlesize": 11.5,
+    "axes.titlecolor": INK,
     "xtick.color": INK,
     "ytick.color": INK,
     "axes.facecolor": PAPER,
@@ -44,6 +46,15 @@ def require_matplotlib() -> None:
         raise BadInput("a sweep draws with matplotlib, which is not installed: pip install 'onnxprune[sweep]'")
 
 
+@contextmanager
+def _settings() -> Iterator[None]:
+    import matplotlib
+
+    with matplotlib.rc_context(SETTINGS):
+        yield
+
+
+@_settings()
 def panels(sweep: Sweep) -> dict[str, str]:
     """One SVG for each rate that is known, by its name, and the `legend`."""
     drawn = {}
@@ -52,10 +63,11 @@ def panels(sweep: Sweep) -> dict[str, str]:
         _panel(figure.add_subplot(), sweep, rate)
         drawn[rate] = _svg(figure, rate)
     legend = _figure(10.4, 0.34 * -(-(len(_methods(sweep)) + 2) // 5))
-    _legend(legend, sweep, "center", 5)
+    _legend(legend, sweep, "center left", 5)
     return {"legend": _svg(legend, "legend"), **drawn}
 
 
+@_settings()
 def standalone(sweep: Sweep) -> str:
     """All curves in one SVG, on white, for a document."""
     known = _known(sweep)
@@ -76,11 +88,9 @@ def _methods(sweep: Sweep) -> list[str]:
 
 
 def _figure(width: float, height: float) -> "Figure":
-    import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(SETTINGS):
-        return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _panel(axes: "Axes", sweep: Sweep, rate: str) -> None:
@@ -96,7 +106,8 @@ def _panel(axes: "Axes", sweep: Sweep, rate: str) -> None:
         if points:
             axes.plot(*zip(*points, strict=True), zorder=3, gid=f"{rate}-{method}", **style)
     axes.plot(*whole, marker="*", markersize=15, color=INK, linestyle="", zorder=4, gid=f"{rate}-original")
-    axes.set_title(f"{_name(sweep)} by {RATES[rate]}", loc="left", color=INK)
+    title = f"{_name(sweep)} by {RATES[rate]}"
+    axes.set_title(title[:1].upper() + title[1:], loc="left")
     of = f" at batch {sweep.batch}" if rate == "latency" else ""
     axes.set_xlabel(f"{RATES[rate]}{of}, % of the original")
     axes.set_ylabel(f"{_name(sweep)}, %" if sweep.metric else "difference of the outputs, %\n(less is better)")
@@ -131,17 +142,20 @@ def _legend(figure: "Figure", sweep: Sweep, place: str, columns: int) -> None:
     star = Line2D([], [], color=INK, marker="*", markersize=13, linestyle="", label="the original")
     front = Line2D([], [], label="Pareto front", **BROAD)
     handles: Sequence[Line2D] = [*lines, star, front]
-    figure.legend(handles=handles, loc=place, ncols=min(columns, len(handles)), labelcolor=INK, frameon=False)
+    figure.legend(
+        handles=handles,
+        loc=place,
+        ncols=min(columns, len(handles)),
+        labelcolor=INK,
+    )
 
 
 def _svg(figure: "Figure", name: str) -> str:
     """The figure as SVG, its ids its own: several of them stand on one page."""
-    import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     text = io.StringIO()
-    with matplotlib.rc_context(SETTINGS):
-        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     drawn = text.getvalue()
     drawn = re.sub(r"\A.*?(?=<svg)", "", drawn, flags=re.DOTALL)  # no address of a document type
     drawn = re.sub(r"\s*<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)

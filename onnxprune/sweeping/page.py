@@ -24,7 +24,7 @@ p { margin: .25rem 0; color: var(--soft); max-width: 60rem }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem }
 .figure { background: var(--card); border-radius: .6rem; padding: .75rem; margin: 0 }
 svg { display: block; width: 100%; height: auto }
-.legend svg { max-width: 56rem; margin: .5rem 0 }
+.legend svg { max-width: 62rem; margin: .25rem 0 .75rem }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums }
 th, td { padding: .35rem .7rem; text-align: right; border-bottom: 1px solid var(--grid); white-space: nowrap }
