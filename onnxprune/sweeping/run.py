@@ -60,7 +60,7 @@ def sweep(
     `methods` are names, with options of their own behind plus signs ("none+fc=as"), or options by label; `budgets`
     are shares of what `by` names: "macs", "params", "speedup" or "ratio". The other arguments are those of `compress`,
     and hold for every job. What `output` holds already is not done again. So many `jobs` run at a time. Pruned models
-    are kept in `output` unless `models` is False.
+    are kept in `output` unless `models` is False. Without `measure` no model is timed; fidelity is known all the same.
 
     Raises BadInput where the model, the data or an option cannot be used, or matplotlib is missing. A job that fails
     is a row that says why.
@@ -129,7 +129,7 @@ def _one(key: str, job: Job, inputs: Inputs, store: Store, shared: Shared) -> Fi
             train=inputs.train,
             checkpoint=checkpoint if job.config.finetune else None,
             resume=bool(job.config.finetune),
-            config=job.config,
+            config=job.config.model_copy(update={"measure": True}),  # fidelity; all models are timed at the end
             shared=shared,
         )
         files = store.keep_model(key, job, result.model)
