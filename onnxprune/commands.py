@@ -201,7 +201,7 @@ def sweep(
         )
     console = show(found, screen)
     if console is not None:
-        from onnxprune.sweeping.screen import show_sweep
+        from onnxprune.render_sweep import show_sweep
 
         show_sweep(found, console, str(output))
     if found.exit_code:

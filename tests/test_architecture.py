@@ -17,6 +17,7 @@ FOLDERS = {
     "onnxprune.torch_twin": "onnxprune/torch_twin",
     "onnxprune.torch_twin.ops": "onnxprune/torch_twin/ops",
     "onnxprune.training": "onnxprune/training",
+    "onnxprune.sweeping": "onnxprune/sweeping",
     "onnxprune.passes": "passes",
     "onnxprune.calibration": "calibration",
 }
@@ -41,8 +42,9 @@ ROWS = {
     "verify planning clipping solve pairs descent adjust rebuild bench fidelity measure reporting "
     "tuning composing cutting rounds",
     "order": "pipeline replay folding finetuning",
+    "sweeps": "sweeping.*",
     "questions": "explain inspection judging doctor",
-    "command line": "bars options output render render_facts showing commands cli __main__ __init__",
+    "command line": "bars options output render render_facts render_sweep showing commands cli __main__ __init__",
 }
 GROUND = ("values", "models", "operators", "analysis")
 ONLY = {

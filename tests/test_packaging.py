@@ -18,6 +18,7 @@ PARTS = (
     "onnxprune/torch_twin",
     "onnxprune/torch_twin/ops",
     "onnxprune/training",
+    "onnxprune/sweeping",
     "passes",
     "calibration",
 )
