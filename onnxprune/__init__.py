@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from onnxprune.plan import Plan, load_plan
     from onnxprune.replay import apply_plan
     from onnxprune.report import Report, Sensitivity
+    from onnxprune.sweeping.run import sweep
     from onnxprune.torch_twin import to_torch
 
 # Imported when first used: `onnxprune --help` should not wait for onnx and numpy.
@@ -34,6 +35,7 @@ _LAZY = {
     "inspect": "onnxprune.inspection",
     "load_plan": "onnxprune.plan",
     "sensitivity": "onnxprune.curves",
+    "sweep": "onnxprune.sweeping.run",
     "to_torch": "onnxprune.torch_twin",
 }
 
@@ -64,6 +66,7 @@ __all__ = [
     "inspect",
     "load_plan",
     "sensitivity",
+    "sweep",
     "to_torch",
 ]
 

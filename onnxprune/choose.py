@@ -21,6 +21,7 @@ from onnxprune.prepare import Data, matches
 from onnxprune.probe import Prober, open_prober
 from onnxprune.ranks import Factorable
 from onnxprune.scoring import Scored
+from onnxprune.sharing import ALONE, Alone
 from onnxprune.widths import allowed_widths, nearest_width
 
 Tick = Callable[[], None]
@@ -78,6 +79,7 @@ def choose(
     align: int,
     tick: Tick = lambda: None,
     products: Sequence[Factorable] = (),
+    shared: Alone = ALONE,
 ) -> Chosen:
     """Set the width of every scored group, and the ranks of layers that may become products.
 
@@ -115,7 +117,8 @@ def choose(
         widths = by_threshold([one.problem.importance for one in scored], candidates, cost, share)
         return chosen(widths, "l0: the channels whose gates stay open under the budget's price")
     pairs, macs = list(zip(scored, priced, strict=False)), float(costs.macs(costs.full))
-    choices = _probed(analysis, pairs, products, layers, data, macs, tick)
+    of = (*scored, *products), tuple(map(tuple, priced))
+    choices = shared.once("probed", config, lambda: _probed(analysis, pairs, products, layers, data, macs, tick), *of)
     return chosen(least_damage(choices, cost, share), "global: the outputs suffer least, by a probe of each group")
 
 

@@ -1,20 +1,22 @@
-"""The subcommands: inspect, apply, fold, finetune, sensitivity, bench, compare, doctor."""
+"""The subcommands: inspect, apply, fold, finetune, sensitivity, sweep, bench, compare, doctor."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from onnxprune.config import TUNING, Config, panel
+from onnxprune.config import BUDGETS, TUNING, Config, panel
 from onnxprune.errors import BadInput
 from onnxprune.options import Files, Screen, read_options, read_screen, takes
 from onnxprune.showing import checkpoint_of, finish, forget, planned_output, show, watched, write
+from onnxprune.sweeping.jobs import SHARES, USUAL
 
 LOOKED = ("input_shape", "image_size", "mean", "std", "layout", "channel_order")
 DATA = ("samples", "batch_size", "seed", *LOOKED)
 JUDGED = ("calib", "eval", "metric", *DATA)
 CUTTING = ("finetune", "rounds", "finetune_per_layer", "round_epochs")
 TRAINED = tuple(name for name, of in Config.model_fields.items() if panel(of) == TUNING and name not in CUTTING)
+SWEPT = tuple(name for name in Config.model_fields if name not in ("method", *BUDGETS))
 SHOWN = ("json_", "quiet", "debug")
 Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model.")]
 ConfigFile = Annotated[
@@ -204,6 +206,52 @@ def sensitivity(
         from onnxprune.render_facts import show_sensitivity
 
         show_sensitivity(found, console)
+
+
+@commands.command()
+@takes(Files, Config, Screen, only=("calib", "train", "eval", "metric", *SWEPT, "progress", *SHOWN))
+def sweep(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of what comes out.", metavar="FOLDER")],
+    methods: Annotated[
+        str,
+        typer.Option(help="Methods, each with options of its own behind plus signs: obs,none+fc=as", metavar="LIST"),
+    ] = USUAL,
+    budgets: Annotated[str, typer.Option(help="Budgets, each met by each method.", metavar="LIST")] = SHARES,
+    by: Annotated[str, typer.Option(help="What budgets are of.", metavar="macs|params|speedup|ratio")] = "macs",
+    jobs: Annotated[int, typer.Option(min=1, help="Jobs at a time; they share the cores.", metavar="INT")] = 1,
+    models: Annotated[bool, typer.Option(help="Keep the pruned models.")] = True,
+    config: ConfigFile = None,
+    **options: Any,
+) -> None:
+    """Many methods at many budgets: curves, tables and a page of what each costs. A rerun does what is missing."""
+    screen = read_screen(options)
+    settings, files = read_options(options, config)
+    from onnxprune.sweeping.run import sweep as run
+
+    with watched(screen) as progress:
+        found = run(
+            str(model),
+            output,
+            methods=methods,
+            budgets=budgets,
+            by=by,
+            calib=files.calib,
+            eval=files.eval,
+            metric=files.metric,
+            train=files.train,
+            jobs=jobs,
+            models=models,
+            config=settings,
+            progress=progress,
+        )
+    console = show(found, screen)
+    if console is not None:
+        from onnxprune.render_sweep import show_sweep
+
+        show_sweep(found, console, str(output))
+    if found.exit_code:
+        raise typer.Exit(found.exit_code)
 
 
 @commands.command()

@@ -23,14 +23,16 @@ from onnxprune.low_rank.factors import Factors
 from onnxprune.op_rules.facts import Linear
 from onnxprune.passes.remove import remove
 from onnxprune.planning import keep_of_widths, provable
-from onnxprune.prepare import Data, Prepared
+from onnxprune.prepare import Data, Prepared, choosable
 from onnxprune.progress import Stages
 from onnxprune.ranks import Factorable, can_be_product, factorable, worth
 from onnxprune.rebuild import Ranks, Rebuild, Rebuilt, rebuild
 from onnxprune.scoring import Scored, score
+from onnxprune.sharing import ALONE as ONE
+from onnxprune.sharing import Alone
 from onnxprune.widths import runtime_block
 
-ALONE = "the new head alone meets the budget"
+ENOUGH = "the new head alone meets the budget"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +67,15 @@ class _Seen:
     wide: tuple[Linear, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """What a method says of every group, whatever the budget."""
+
+    scored: list[Scored]
+    products: list[Factorable]
+    importance: Scores
+
+
 def solves(config: Config) -> bool:
     """Whether layers are solved for, be it only to choose."""
     return (
@@ -74,15 +85,15 @@ def solves(config: Config) -> bool:
     )
 
 
-def cut(prepared: Prepared, data: Data, config: Config, stages: Stages) -> Cut:
+def cut(prepared: Prepared, data: Data, config: Config, stages: Stages, shared: Alone) -> Cut:
     """Remove what the budget of `config` asks for, and solve the rest again.
 
     Raises BadInput where nothing can go, BudgetNotMet where not enough can.
     """
     if prepared.alone:
         return _untouched(prepared)
-    seen = _look(prepared, data, config, stages)
-    chosen, keep, refused = _choose(prepared, seen, data, config, stages)
+    seen = _look(prepared, data, config, stages, shared)
+    chosen, keep, refused = _choose(prepared, seen, data, config, stages, shared)
     # The rebuild needs the targets alone: the moments of all layers go before it.
     left = seen.collected and replace(seen.collected, statistics={})
     ranks = Ranks(worth(chosen.ranks, seen.layers, keep), config.fc_rank or "response")
@@ -105,47 +116,68 @@ def cut(prepared: Prepared, data: Data, config: Config, stages: Stages) -> Cut:
 
 def _untouched(prepared: Prepared) -> Cut:
     """No cut, for the new head is enough."""
-    keep, refused = prepared.analysis.keep_all(), {group.name: ALONE for group in prepared.groups}
-    chosen = Chosen((), np.empty(0, np.int64), f"none: {ALONE}")
+    keep, refused = prepared.analysis.keep_all(), {group.name: ENOUGH for group in prepared.groups}
+    chosen = Chosen((), np.empty(0, np.int64), f"none: {ENOUGH}")
     return Cut(remove(prepared.analysis, keep), keep, chosen, refused, (), 0, (), (), {})
 
 
-def widths(prepared: Prepared, data: Data, config: Config, stages: Stages) -> tuple[Chosen, Mapping[str, str]]:
+def widths(
+    prepared: Prepared, data: Data, config: Config, stages: Stages, shared: Alone
+) -> tuple[Chosen, Mapping[str, str]]:
     """The widths that `cut` would choose, and the groups that it would refuse.
 
     Raises as it does.
     """
-    chosen, _, refused = _choose(prepared, _look(prepared, data, config, stages), data, config, stages)
+    seen = _look(prepared, data, config, stages, shared)
+    chosen, _, refused = _choose(prepared, seen, data, config, stages, shared)
     return chosen, refused
 
 
 def look(prepared: Prepared, data: Data, config: Config, stages: Stages) -> "_Seen":
     """What one sweep tells of every layer and group, whatever the budget."""
-    return _look(prepared, data, config, stages)
+    return _look(prepared, data, config, stages, ONE)
 
 
-def _look(prepared: Prepared, data: Data, config: Config, stages: Stages) -> _Seen:
+def _look(prepared: Prepared, data: Data, config: Config, stages: Stages, shared: Alone) -> _Seen:
     layers, wave = layers_in_order(prepared.analysis)
     layers = [layer for layer in layers if layer.name not in prepared.frozen and layer.bias is not None]
     fits = allowance([layer.linear for layer in layers], config.memory_bytes)
     sampling = Sampling(data.source.samples, data.batches, len(layers), prepared.analysis.trace, config.seed, fits)
-    collected = _collect(prepared, layers, data, sampling, config, stages) if solves(config) else None
-    importance = _importance(prepared, data, config, stages)
-    scored = _score(prepared, collected, importance, config, stages)
-    statistics = collected.statistics if collected is not None else {}
-    products = factorable(prepared.analysis, layers, statistics, config, _align(config))
+    collected = _collect(prepared, layers, data, sampling, config, stages, shared) if solves(config) else None
+
+    def judge() -> _Judged:
+        importance = _importance(prepared, data, config, stages)
+        scored = _score(prepared, collected, importance, config, stages)
+        statistics = collected.statistics if collected is not None else {}
+        return _Judged(scored, factorable(prepared.analysis, layers, statistics, config, _align(config)), importance)
+
+    names = tuple(group.name for group in prepared.groups)
+    judged = shared.once("scored", config, judge, prepared.analysis, names, collected)
     wide = [layer.linear for layer in layers if solves(config) and layer.linear.features.shape[1] > fits.widest]
-    return _Seen(layers, wave, sampling, collected, importance, scored, products, tuple(wide))
+    importance = judged.importance
+    return _Seen(layers, wave, sampling, collected, importance, judged.scored, judged.products, tuple(wide))
 
 
 def _collect(
-    prepared: Prepared, layers: list[Layer], data: Data, sampling: Sampling, config: Config, stages: Stages
+    prepared: Prepared,
+    layers: list[Layer],
+    data: Data,
+    sampling: Sampling,
+    config: Config,
+    stages: Stages,
+    shared: Alone,
 ) -> Collected:
     """Sweep 1."""
-    readers = frozenset(linear.node.name or "" for group in prepared.groups for linear in group.readers)
-    readers |= {layer.name for layer in layers if can_be_product(layer, config)}
-    with stages.stage("collect", data.batches) as tick:
-        return collect(prepared.analysis.flat, layers, readers, data.source, sampling, tick)
+    every = (prepared.groups, *(choosable(prepared.analysis.groups, run)[0] for run in shared.others(config)))
+    readers = frozenset(linear.node.name or "" for groups in every for group in groups for linear in group.readers)
+    runs = (config, *shared.others(config))
+    readers |= {layer.name for layer in layers if any(can_be_product(layer, run) for run in runs)}
+
+    def sweep() -> Collected:
+        with stages.stage("collect", data.batches) as tick:
+            return collect(prepared.analysis.flat, layers, readers, data.source, sampling, tick)
+
+    return shared.once("collected", config, sweep, prepared.analysis)
 
 
 def _importance(prepared: Prepared, data: Data, config: Config, stages: Stages) -> Scores:
@@ -166,7 +198,7 @@ def _score(
 
 
 def _choose(
-    prepared: Prepared, seen: _Seen, data: Data, config: Config, stages: Stages
+    prepared: Prepared, seen: _Seen, data: Data, config: Config, stages: Stages, shared: Alone
 ) -> tuple[Chosen, Keep, dict[str, str]]:
     """Allocate, and make sure that the removal can be proved before any layer is solved; refuse groups that cannot."""
     refused: dict[str, str] = {}
@@ -176,7 +208,9 @@ def _choose(
             raise BadInput(_nothing(prepared, config, refused))
         with stages.stage("allocate", len(open_now)) as tick:
             costs, align = prepared.costs, _align(config)
-            chosen = choose(prepared.analysis, open_now, costs, seen.layers, data, config, align, tick, seen.products)
+            chosen = choose(
+                prepared.analysis, open_now, costs, seen.layers, data, config, align, tick, seen.products, shared
+            )
         keep = keep_of_widths(prepared.analysis, open_now, chosen)
         with stages.stage("verify"):
             failed = provable(prepared.analysis, keep, open_now, data.sample)

@@ -17,6 +17,7 @@ from onnxprune.prepare import Data
 from onnxprune.report import Accuracy, Fidelity, Latency, Memory
 from onnxprune.resident import session_memory
 from onnxprune.runtime import open_session
+from onnxprune.sharing import ALONE, Alone
 
 BENCH_SECONDS = 0.5
 
@@ -73,14 +74,18 @@ def open_judge(model: ir.Model, labelled: object, metric: str | None, config: Co
     return Judge("top-1 accuracy", load_labelled(str(labelled), input_specs(model), image, trial=Trial(model)), None)
 
 
-def measure(original: ir.Model, pruned: ir.Model, data: Data, judge: Judge | None, config: Config) -> Measured:
+def measure(
+    original: ir.Model, pruned: ir.Model, data: Data, judge: Judge | None, config: Config, shared: Alone = ALONE
+) -> Measured:
     """Measure the pruned model against the original.
 
     Raises BudgetNotMet where the user's metric drops by more than `--max-drop`.
     """
     judged = None
     if judge is not None:
-        judged = Accuracy(metric=judge.name, before=judge.value(original), after=judge.value(pruned))
+        value = judge.value
+        before = shared.once("judged", config, lambda: value(original), judge.name, original)
+        judged = Accuracy(metric=judge.name, before=before, after=value(pruned))
         if config.max_drop is not None and judged.before - judged.after > config.max_drop:
             raise BudgetNotMet(
                 f"{judge.name} drops from {judged.before:.4f} to {judged.after:.4f}, more than --max-drop "
@@ -89,7 +94,7 @@ def measure(original: ir.Model, pruned: ir.Model, data: Data, judge: Judge | Non
     if not config.measure:
         return Measured(accuracy=judged)
     fidelity = compare(original, pruned, data.apart, data.held_out)
-    timed = latency([original, pruned], data, config)
+    timed = latency([original, pruned], data, config) if shared.timed else ()
     memory = _memory(original, pruned, data) if config.fc in STORED else None
     return Measured(fidelity, judged, timed, memory)
 

@@ -20,6 +20,7 @@ from onnxprune.passes.factorize_low_rank import Written, factorize_low_rank, mul
 from onnxprune.prepare import Data, Prepared
 from onnxprune.progress import Stages
 from onnxprune.report import RoundReport, Tuned
+from onnxprune.sharing import ALONE, Alone
 from onnxprune.training.samples import Samples
 from onnxprune.tuning import tune
 from onnxprune.widths import runtime_block
@@ -70,19 +71,25 @@ class Pruned:
 
 
 def prune(
-    prepared: Prepared, data: Data, samples: Samples | None, course: Course, config: Config, stages: Stages
+    prepared: Prepared,
+    data: Data,
+    samples: Samples | None,
+    course: Course,
+    config: Config,
+    stages: Stages,
+    shared: Alone,
 ) -> Pruned:
     """Cut and fine-tune as the options say.
 
     Raises BadInput where nothing can go, and BudgetNotMet where not enough can: as a rule before the first cut.
     """
-    steps = _steps(prepared, data, config, stages)
+    steps = _steps(prepared, data, config, stages, shared)
     if config.rounds > 1 or config.finetune_per_layer:
         course.begin()
     done: Pruned | None = None
     for number, step in enumerate(steps, 1):
         with stages.part(step.name):
-            done = _as_products(_cut(prepared, done, step, data, stages))
+            done = _as_products(_cut(prepared, done, step, data, stages, shared))
             if samples is not None and step.epochs is not None:
                 at = course if number == len(steps) else course.before(number)
                 task = pruned(prepared, done.model, done.keep, done.written, samples, at, step.config)
@@ -94,14 +101,14 @@ def prune(
     return done
 
 
-def _cut(prepared: Prepared, done: Pruned | None, step: Step, data: Data, stages: Stages) -> Pruned:
+def _cut(prepared: Prepared, done: Pruned | None, step: Step, data: Data, stages: Stages, shared: Alone) -> Pruned:
     if done is None:
-        one = cut(_alone(prepared, step), data, step.config, stages)
+        one = cut(_alone(prepared, step), data, step.config, stages, shared)
         chosen, refused = step.chosen or one.chosen, {**step.refused, **one.refused}
         return Pruned(one.model, one.keep, chosen, one, one.wide, refused, one.disk_bytes, one.notes)
     with stages.stage("analyse"):
         again, where = prepare_again(prepared, done.keep, done.model, data, step.config, done.refused)
-    one = cut(_alone(again, step), data, step.config, stages)
+    one = cut(_alone(again, step), data, step.config, stages, ALONE)
     keep = where.composed(done.keep, one.keep)
     return replace(
         done,
@@ -148,12 +155,12 @@ def _told(prepared: Prepared, done: Pruned, step: Step) -> RoundReport:
     )
 
 
-def _steps(prepared: Prepared, data: Data, config: Config, stages: Stages) -> list[Step]:
+def _steps(prepared: Prepared, data: Data, config: Config, stages: Stages, shared: Alone) -> list[Step]:
     """What is done one after the other; the last step is the one with the long fine-tune."""
     synthetic, last = data.source.synthetic, Step("", config, config.finetune)
     if prepared.alone:
         return [last]
-    if config.finetune_per_layer and (steps := _group_by_group(prepared, data, config, stages)):
+    if config.finetune_per_layer and (steps := _group_by_group(prepared, data, config, stages, shared)):
         return steps
     if config.rounds == 1:
         return [last]
@@ -175,9 +182,9 @@ def _round(config: Config, synthetic: bool, number: int) -> Step:
     return Step(name, _drawn_anew(config, goal, number), config.round_epochs or SHORT)
 
 
-def _group_by_group(prepared: Prepared, data: Data, config: Config, stages: Stages) -> list[Step]:
+def _group_by_group(prepared: Prepared, data: Data, config: Config, stages: Stages, shared: Alone) -> list[Step]:
     """One step for each group that is to lose channels, front to back, at widths that are chosen now."""
-    chosen, refused = widths(prepared, data, config, stages)
+    chosen, refused = widths(prepared, data, config, stages, shared)
     left = dict(zip(chosen.names, chosen.widths.tolist(), strict=True))
     groups = [group for group in _front_to_back(prepared) if left.get(group.name, group.width) < group.width]
     steps = []

@@ -16,7 +16,7 @@ from onnxprune.passes.fine_tune import fine_tune
 from onnxprune.progress import Stages
 from onnxprune.report import Tuned
 from onnxprune.runtime import open_session, run
-from onnxprune.torch_twin import require_torch
+from onnxprune.torch_twin import ONE_AT_A_TIME, require_torch
 from onnxprune.training.augment import Augment
 from onnxprune.training.samples import Samples
 from onnxprune.training.schedule import plan, split
@@ -76,7 +76,7 @@ def _train(
 
     from onnxprune.training.processes import joined
 
-    with joined() as together, torch.random.fork_rng(devices=[]):
+    with ONE_AT_A_TIME, joined() as together, torch.random.fork_rng(devices=[]):
         return _run(twin.to(together.device), task, inner, epochs, config, stages, together)
 
 

@@ -18,6 +18,7 @@ FOLDERS = {
     "onnxprune.torch_twin": "onnxprune/torch_twin",
     "onnxprune.torch_twin.ops": "onnxprune/torch_twin/ops",
     "onnxprune.training": "onnxprune/training",
+    "onnxprune.sweeping": "onnxprune/sweeping",
     "onnxprune.passes": "passes",
     "onnxprune.calibration": "calibration",
 }
@@ -37,13 +38,15 @@ ROWS = {
     "criteria": "criteria.*",
     "settings": "config report",
     "training": "training.*",
-    "stages": "functions inserted distilled prepare gradients.* importance flow final_responses nisp scoring allocate "
-    "probe ranks greedy choose tails heads "
+    "stages": "functions inserted distilled sharing prepare gradients.* importance flow final_responses nisp scoring "
+    "allocate probe ranks greedy choose tails heads "
     "verify half_open planning clipping solve low_rank.* pairs descent adjust rebuild bench fidelity resident measure "
     "coding reporting course tuning composing cutting rounds",
     "order": "pipeline replay folding finetuning",
+    "sweeps": "sweeping.*",
     "questions": "explain inspection judging doctor single_layers curves",
-    "command line": "bars options output picture render render_facts showing commands cli __main__ __init__",
+    "command line": "bars options output picture render render_facts render_sweep showing commands cli __main__ "
+    "__init__",
 }
 GROUND = ("values", "models", "operators", "analysis")
 ONLY = {

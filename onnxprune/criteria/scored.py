@@ -22,6 +22,10 @@ class Scores:
     factors: Mapping[str, F64] = field(default_factory=dict)
 
 
+BUDGETED = ("l0",)
+"""Criteria whose scores depend on the budget."""
+
+
 def select(problem: Problem, options: Options) -> Selection:
     """Units by ascending `importance`."""
     if problem.importance is None:
