@@ -1,18 +1,14 @@
 """Every option of a run, checked; the command line, `compress` and `--config FILE` all make one of these."""
 
-import difflib
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from onnxprune.errors import BadInput
+from onnxprune.checking import checked, load_mapping, named_shape, number_of_bytes
 from onnxprune.named import is_named
 
 Align = Literal["auto"] | int
-Model = TypeVar("Model", bound=BaseModel)
 LOSSES = ("distill", "ce", "mse")
 TUNING = "Fine-tuning"
 RANKS = "Low rank"
@@ -205,12 +201,12 @@ class Config(BaseModel):
     @property
     def memory_bytes(self) -> int:
         """`memory` as a number."""
-        return _bytes(self.memory)
+        return number_of_bytes(self.memory)
 
     @field_validator("memory", mode="before")
     @classmethod
     def _memory(cls, value: Any) -> str:
-        _bytes(str(value))
+        number_of_bytes(str(value))
         return str(value)
 
     @field_validator("mean", "std", "image_size", mode="before")
@@ -227,7 +223,7 @@ class Config(BaseModel):
     @classmethod
     def _shapes(cls, value: Any) -> Any:
         texts = [value] if isinstance(value, str) else value
-        return dict(_shape(text) for text in texts) if isinstance(texts, list | tuple) else texts
+        return dict(named_shape(text) for text in texts) if isinstance(texts, list | tuple) else texts
 
     @field_validator("ratios", mode="before")
     @classmethod
@@ -283,70 +279,9 @@ class Config(BaseModel):
         return self
 
 
-def _bytes(text: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)B?", text.strip().upper())
-    if found is None:
-        raise ValueError(f"{text!r} should be a number of bytes, as 4GB or 512MB")
-    return int(float(found[1]) * 1000 ** " KMGT".index(found[2] or " "))
-
-
-def _shape(text: str) -> tuple[str, list[str]]:
-    name, equals, sizes = str(text).rpartition("=")
-    if not equals or not name:
-        raise ValueError(f"{text!r} should be name=1,3,224,224")
-    return name, sizes.replace("x", ",").split(",")
-
-
 def make_config(**options: Any) -> Config:
     """Check options and name each that is wrong in one line.
 
     Raises BadInput.
     """
     return checked(Config, options)
-
-
-def checked(model: type[Model], options: Mapping[str, Any]) -> Model:
-    """Make a model of options.
-
-    Raises BadInput: one line that names each wrong option, and the nearest ones to an unknown.
-    """
-    try:
-        return model(**options)
-    except ValidationError as error:
-        first: dict[str, Any] = {}
-        for detail in error.errors():
-            first.setdefault(str(detail["loc"][:1]), detail)
-        raise BadInput("; ".join(_sentence(detail, list(model.model_fields)) for detail in first.values())) from error
-
-
-def _sentence(detail: Any, known: list[str]) -> str:
-    if not detail["loc"]:
-        return str(detail["msg"].removeprefix("Value error, "))
-    name = str(detail["loc"][0])
-    if detail["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        return f"there is no option {name!r}" + (f": did you mean {' or '.join(nearest)}?" if nearest else "")
-    told = detail["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    return f"--{name.replace('_', '-')} {told}, got {detail['input']!r}"
-
-
-def load_mapping(path: str | Path) -> dict[str, Any]:
-    """Read a YAML or TOML (or JSON, a YAML) file that holds one mapping.
-
-    Raises BadInput where it cannot be read or is something else.
-    """
-    import tomllib
-
-    import yaml
-
-    file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-        found = tomllib.loads(text) if file.suffix == ".toml" else yaml.safe_load(text)
-    except OSError as error:
-        raise BadInput(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise BadInput(f"{file} cannot be read as YAML or TOML: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
-        raise BadInput(f"{file} must hold a mapping (name: value), not {type(found).__name__}")
-    return found

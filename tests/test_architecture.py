@@ -36,7 +36,7 @@ ROWS = {
     "calibration": "calibration.*",
     "passes": "passes.*",
     "criteria": "criteria.*",
-    "settings": "config report",
+    "settings": "checking config report",
     "training": "training.*",
     "stages": "functions inserted distilled sharing prepare gradients.* importance flow final_responses nisp scoring "
     "allocate probe ranks greedy choose tails heads "
