@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from inspect import getsourcefile
 from pathlib import Path
 from typing import Any, cast
@@ -53,11 +54,12 @@ def of_training(train: object) -> str:
 
 
 def held(data: object) -> object:
-    """Data that can be read more than once: a list in the place of an iterator or a data reader."""
+    """Data that can be read more than once: a list in the place of a stream of feeds or of a data reader."""
     get_next = getattr(data, "get_next", None)
     if callable(get_next):
         return list(iter(get_next, None))
-    return list(cast(Any, data)) if hasattr(data, "__next__") else data
+    whole = data is None or isinstance(data, str | os.PathLike | np.ndarray | Mapping | list | tuple)
+    return data if whole or not isinstance(data, Iterable) else list(data)
 
 
 def of_data(data: object) -> str:
@@ -90,7 +92,7 @@ def key_of(config: Config, inputs: Mapping[str, str]) -> str:
 
 
 def _put(sink: _Sink, data: object) -> None:
-    if isinstance(data, str | Path):
+    if isinstance(data, str | os.PathLike):
         _put_path(sink, Path(data))
     elif isinstance(data, Mapping):
         for name in sorted(data, key=str):
