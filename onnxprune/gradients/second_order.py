@@ -65,7 +65,7 @@ def _convergence(eigen: Mapping[str, Leading]) -> str:
 
 
 class Curvature:
-    """The gradients of some inputs in the gates, kept as graphs: a Hessian–vector product is one pass back."""
+    """The gradients of fixed inputs in the gates, kept as graphs, so that a Hessian–vector product is one pass back."""
 
     def __init__(self, prepared: Prepared, data: Data, seed: int) -> None:
         """Every group of `prepared` has a gate for each of its blocks, wherever a layer reads these."""
