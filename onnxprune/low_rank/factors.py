@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
+from typing import Literal
 
 import numpy as np
 from scipy.linalg import eigh
@@ -14,9 +15,23 @@ FEW, MANY = 8, 256
 """Of more than `MANY` eigenvectors no more than a `FEW`th are computed one by one, which is faster then."""
 
 
+Kind = Literal["channel", "spatial-svd"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a layer may become: by which kind of product, with so many channels in between."""
+
+    rank: int
+    kind: Kind = "channel"
+
+
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """A weight (n, F) as `second` (n, k) times `first` (k, F)."""
+    """A weight (n, F) as `second` (n, k) times `first` (k, F).
+
+    Where a convolution becomes one along either side, `first` is (k, C, kh) and `second` (n, k, kw).
+    """
 
     first: F64
     second: F64
@@ -28,7 +43,10 @@ class Factors:
 
     def product(self) -> F64:
         """The weight (n, F)."""
-        return self.second @ self.first
+        if self.first.ndim == 2:
+            return self.second @ self.first
+        windows = np.tensordot(self.second, self.first, (1, 0))  # (n, kw, C, kh)
+        return np.ascontiguousarray(windows.transpose(0, 2, 3, 1)).reshape(len(windows), -1)
 
 
 def by_singular_values(weight: F64, rank: int) -> Factors:
