@@ -16,6 +16,7 @@ from onnxprune.dependency import Analysis, Group
 from onnxprune.graph import Array
 from onnxprune.greedy import by_threshold, cheapest_first, damages
 from onnxprune.layers import Layer
+from onnxprune.low_rank.factors import Form
 from onnxprune.parallel import each
 from onnxprune.prepare import Data, matches
 from onnxprune.probe import Prober, open_prober
@@ -41,12 +42,12 @@ CAREFUL, USUAL = 0.75, 0.5
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """The width of each open group, in the order of `names`, the ranks of layers, and how all that came about."""
+    """The width of each open group, in the order of `names`, the products of layers, and how all that came about."""
 
     names: tuple[str, ...]
     widths: Widths
     allocation: str
-    ranks: Mapping[str, int] = field(default_factory=dict)
+    forms: Mapping[str, Form] = field(default_factory=dict)
 
 
 def budget_of(config: Config, synthetic: bool) -> tuple[BudgetKind, float]:
@@ -77,21 +78,21 @@ def choose(
     tick: Tick = lambda: None,
     products: Sequence[Factorable] = (),
 ) -> Chosen:
-    """Set the width of every scored group, and the ranks of layers that may become products.
+    """Set the width of every scored group, and which layers become which products.
 
     Raises BudgetNotMet where no allowed widths meet the budget.
     """
     groups = [one.group for one in scored]
-    candidates = _candidates(groups, costs, config, align) + [list(one.ranks) for one in products]
+    candidates = _candidates(groups, costs, config, align) + [list(one.sizes) for one in products]
 
     def chosen(widths: Widths, allocation: str) -> Chosen:
-        ranks = zip(products, widths[len(groups) :].tolist(), strict=True)
-        below = {one.layer.name: rank for one, rank in ranks if rank < one.least}
-        return Chosen(tuple(group.name for group in groups), widths[: len(groups)], allocation, below)
+        sizes = zip(products, widths[len(groups) :].tolist(), strict=True)
+        forms = {one.layer.name: form for one, size in sizes if (form := one.forms[size]) is not None}
+        return Chosen(tuple(group.name for group in groups), widths[: len(groups)], allocation, forms)
 
     kind, share = budget_of(config, data.source.synthetic)
     if kind in ("ratio", "ratios"):
-        came = [*_came(groups, costs), *(one.ranks[-1] for one in products)]
+        came = [*_came(groups, costs), *(one.sizes[-1] for one in products)]
         return chosen(_by_rate(candidates, came, kind, share), "the same share of every group")
     if kind == "ranks":
         return chosen(np.array([w[-1] for w in candidates], np.int64), "ranks alone, as asked for")
@@ -124,7 +125,7 @@ def _probed(
     macs: float,
     tick: Tick,
 ) -> list[Choice]:
-    """What each width of each group, and each rank of each layer, does to the outputs."""
+    """What each width of each group, and each product of each layer, does to the outputs."""
     count, inputs = _probe_size(len(pairs) + len(products), data, macs)
     scored, feeds = [one for one, _ in pairs], _probe_feeds(data, inputs)
     prober = open_prober(analysis, layers, scored, feeds, [one.layer for one in products])
@@ -132,7 +133,7 @@ def _probed(
     neighbours = [pairs[i : i + together] for i in range(0, len(pairs), together)]
     damage = chain.from_iterable(each(lambda some: _damage(prober, some, count, tick), neighbours))
     choices = [Choice(w, [d * _shared(one.group) for d in own]) for (one, w), own in zip(pairs, damage, strict=True)]
-    return choices + each(lambda one: Choice(one.ranks, _damage_of_ranks(prober, one, count)), products)
+    return choices + each(lambda one: Choice(one.sizes, _damage_of_products(prober, one, count)), products)
 
 
 def uniform_widths(
@@ -231,29 +232,31 @@ def _joint(
     config: Config,
     align: int,
 ) -> Cost:
-    """The budget's count over widths and, behind them, ranks: that over widths, less what products save."""
+    """The budget's count over widths and, behind them, sizes of products: that over widths, less what those save."""
     over_widths = _cost(analysis, groups, costs, kind, config, align)
     if not products:
         return over_widths
     pairs, count = product_cost(analysis, [one.layer.linear for one in products]), len(groups)
-    before, least = costs.before, [one.least for one in products]
+    before, layer = costs.before, np.arange(len(products))
     whole = float(before.macs(before.full)) if kind == "macs" else before.came
+    columns, rows = (np.stack(tables) for tables in zip(*(one.table() for one in products), strict=True))
 
     def cost(every: np.ndarray) -> np.ndarray:
-        ranks = np.where(every[..., count:] < least, every[..., count:], np.inf)
-        at = at_widths(analysis, groups, costs, lambda widths: pairs.saved(widths, ranks, kind))
+        sizes = every[..., count:].astype(np.intp)
+        kept = columns[layer, sizes], rows[layer, sizes]
+        at = at_widths(analysis, groups, costs, lambda widths: pairs.saved(widths, kept, kind))
         return np.asarray(over_widths(every[..., :count]) - at(every[..., :count]) / whole)
 
     return cost
 
 
-def _damage_of_ranks(prober: Prober, one: Factorable, count: int) -> list[float]:
-    """The damage of every rank of a layer, as `_damage` has it of widths."""
-    probed = _some(one.ranks[:-1], count)
-    changes = [one.feeds(rank, prober.constants) for rank in probed]
+def _damage_of_products(prober: Prober, one: Factorable, count: int) -> list[float]:
+    """The damage of every product of a layer, as `_damage` has it of widths."""
+    probed = _some(one.sizes[:-1], count)
+    changes = [one.feeds(size, prober.constants) for size in probed]
     constants = [value for value in (one.layer.linear.weight, one.layer.bias) if value is not None]
     seen = prober.errors(constants, changes) if probed else []
-    return _priced(one.ranks, probed, seen, one.errors)
+    return _priced(one.sizes, probed, seen, one.errors)
 
 
 def _damage(prober: Prober, pairs: Sequence[tuple[Scored, Sequence[int]]], count: int, tick: Tick) -> list[list[float]]:

@@ -82,8 +82,12 @@ class Config(BaseModel):
         "same behind the activation, or trained together toward the original's answers (needs torch).",
         "lrd|response|as|ger",
     )
-    conv: Literal["channel"] | None = option(
-        None, RANKS, "Let convolutions become two: to fewer maps, and from these to the outputs, 1×1.", "channel"
+    conv: Literal["channel", "spatial-svd", "auto"] | None = option(
+        None,
+        RANKS,
+        "Let convolutions become two: to fewer maps, and from these to the outputs, 1×1; or one along either side, "
+        "k×1 and 1×k; auto: what costs least.",
+        "channel|spatial-svd|auto",
     )
     rank: int | None = option(None, RANKS, "The rank of every such layer, where that saves.", ge=1)
     energy: float | None = option(

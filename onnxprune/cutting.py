@@ -75,7 +75,7 @@ def cut(prepared: Prepared, data: Data, config: Config, stages: Stages) -> Cut:
     chosen, keep, refused = _choose(prepared, seen, data, config, stages)
     # The rebuild needs the targets alone: the moments of all layers go before it.
     left = seen.collected and replace(seen.collected, statistics={})
-    ranks = Ranks(worth(chosen.ranks, seen.layers, keep), config.fc or "response")
+    ranks = Ranks(worth(prepared.analysis, chosen.forms, seen.layers, keep), config.fc or "response")
     seen = replace(seen, scored=[], products=[], collected=left)
     with stages.stage("remove"):
         slim = remove(prepared.analysis, keep)

@@ -80,7 +80,7 @@ def reader_errors(prepared: Prepared, solved: Sequence[Rebuilt]) -> dict[str, fl
 def product_plans(written: Sequence[Written], config: Config) -> tuple[ProductPlan, ...]:
     """What the plan says of layers that became products."""
     method = config.fc or "response"
-    return tuple(ProductPlan(name=one.node, rank=one.rank, method=method) for one in written)
+    return tuple(ProductPlan(name=one.node, rank=one.rank, method=method, kind="spatial-svd" if one.along else "channel") for one in written)
 
 
 def make_plan(

@@ -18,8 +18,8 @@ from onnxprune.constants import constant_array
 from onnxprune.dependency import Analysis, Keep
 from onnxprune.graph import Array, array_of, captured_values, constants, values_by_name
 from onnxprune.layers import Layer
-from onnxprune.low_rank.approximate import AS_ROWS, METHODS
-from onnxprune.low_rank.factors import Factors
+from onnxprune.low_rank.approximate import AS_ROWS, METHODS, along_sides
+from onnxprune.low_rank.factors import Factors, Form
 from onnxprune.op_rules.stored import stored, write
 from onnxprune.pairs import find_pairs
 from onnxprune.parallel import each
@@ -43,7 +43,7 @@ class Rebuilt:
 class Ranks:
     """The layers that become products, with their ranks, and the method that finds the factors."""
 
-    of: Mapping[str, int] = field(default_factory=dict)
+    of: Mapping[str, Form] = field(default_factory=dict)
     method: str = "response"
 
     def reads_rows(self) -> bool:
@@ -254,8 +254,11 @@ def _approximate(
     own = to_vector(linear, shift).astype(np.float64)
     fit = block.fit(prior) if block.solvable and solved is None else None
     before = block.error(prior, own) if solved is None else solved.before
-    method = METHODS["lrd" if blind else ranks.method]
-    factors, vector = method(fit, prior, own, ranks.of[layer.name], layer.activation)
+    form, method = ranks.of[layer.name], "lrd" if blind else ranks.method
+    if form.kind == "channel":
+        factors, vector = METHODS[method](fit, prior, own, form.rank, layer.activation)
+    else:
+        factors, vector = along_sides(fit, prior, own, form.rank, linear.kernel, layer.activation)
     product = factors.product()
     write(weight, from_matrix(linear, product[None], shape))
     write(bias, from_vector(linear, vector, shift))

@@ -66,6 +66,13 @@ def matrix_of(node: ir.Node) -> Array:
     return array.reshape(len(array), -1) if node.op_type == "Conv" or _rows_first(node) else array.T
 
 
+def window_of(node: ir.Node) -> tuple[int, ...]:
+    """The sides of a Conv's window."""
+    weight = node.inputs[_place_of_weight(node)]
+    assert weight is not None
+    return array_of(weight).shape[2:]
+
+
 def _write(graph: ir.Graph, node: ir.Node, first: Array, second: Array, taken: set[str]) -> Written:
     place = _place_of_weight(node)
     weight, x, scope = node.inputs[place], node.inputs[1 - place], node.graph

@@ -25,6 +25,20 @@ class Form:
     rank: int
     kind: Kind = "channel"
 
+    def kept(self, kernel: tuple[int, ...], stretch: float = 1.0) -> tuple[float, float]:
+        """Numbers of the two factors for each column and for each row of the weight.
+
+        Those of the first count `stretch` times: so many positions it makes for one of the layer's own.
+        """
+        if self.kind == "channel":
+            return self.rank, self.rank
+        return self.rank / kernel[1] * stretch, self.rank * kernel[1]
+
+    def within(self, outputs: int, features: int, kernel: tuple[int, ...]) -> "Form":
+        """The same, of no more channels than a weight of this size can use."""
+        wide = 1 if self.kind == "channel" else kernel[1]
+        return Form(min(self.rank, outputs * wide, features // wide), self.kind)
+
 
 @dataclass(frozen=True, eq=False)
 class Factors:

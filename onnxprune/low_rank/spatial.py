@@ -12,7 +12,7 @@ import numpy as np
 from scipy.linalg import cholesky, solve_triangular
 
 from onnxprune.calibration.least_squares import RidgeFactor, factored, mean_diagonal
-from onnxprune.low_rank.factors import Factors, leading
+from onnxprune.low_rank.factors import Factors, by_singular_values, leading
 from onnxprune.native import F64
 
 Linear = Callable[[F64], F64]
@@ -132,6 +132,15 @@ class Sides:
         columns = wanted.reshape(len(wanted), -1, wide)
         goal = np.asarray(sum(now.second[:, :, j].T @ columns[:, :, j] for j in range(wide)))
         return descended(now.first.reshape(rank, -1), goal, times, nearly).reshape(now.first.shape)
+
+
+def sides_by_singular_values(weight: F64, kernel: tuple[int, ...], rank: int) -> Factors:
+    """The product nearest to a weight (n, C·kh·kw), whatever its inputs (Tai et al. 2016)."""
+    wide = kernel[1]
+    spread = weight.reshape(len(weight), -1, wide).transpose(1, 0, 2)
+    plain = by_singular_values(spread.reshape(len(spread), -1), rank)  # (C·kh, n·kw)
+    second = plain.first.reshape(rank, -1, wide).transpose(1, 0, 2)
+    return Factors(plain.second.T.reshape(rank, -1, kernel[0]), np.ascontiguousarray(second))
 
 
 def descended(now: F64, goal: F64, times: Linear, nearly: Linear, steps: int = STEPS) -> F64:
