@@ -13,6 +13,7 @@ from onnxprune.calibration.window import batch_of, cut
 from onnxprune.config import Config
 from onnxprune.costs import CostModel, Float, activation_cost, product_cost, runtime_cost
 from onnxprune.dependency import Analysis, Group
+from onnxprune.errors import BudgetNotMet
 from onnxprune.graph import Array
 from onnxprune.greedy import by_threshold, cheapest_first, damages
 from onnxprune.layers import Layer
@@ -22,6 +23,7 @@ from onnxprune.prepare import Data, matches
 from onnxprune.probe import Prober, open_prober
 from onnxprune.ranks import Factorable
 from onnxprune.scoring import Scored
+from onnxprune.together import damage_together
 from onnxprune.widths import allowed_widths, nearest_width
 
 Tick = Callable[[], None]
@@ -35,6 +37,8 @@ PADDING = 3 / 8
 """How much of what the runtime pads counts against the budget."""
 SHARED_FACTOR = 4.0
 """Measured on ResNet-20 (docs/decisions): with 1 the streams are cut, and 0.5 points of accuracy are lost."""
+FAVOURS = (0.0, 0.25, 0.5, 1.0, 2.0, np.inf)
+"""How often the damage of products counts beside that of widths, in the allocations that are tried as a whole."""
 SAVED = {"macs": "each multiply–add", "params": "each parameter", "memory": "each number of an activation"}
 CAREFUL, USUAL = 0.75, 0.5
 """The default share of multiply–adds that stays: with synthetic inputs, and with real ones."""
@@ -112,23 +116,65 @@ def choose(
         widths = by_threshold([one.problem.importance for one in scored], candidates, cost, share)
         return chosen(widths, "l0: the channels whose gates stay open under the budget's price")
     pairs, macs = list(zip(scored, priced, strict=False)), float(costs.macs(costs.full))
-    choices = _probed(analysis, pairs, products, layers, data, macs, tick)
-    return chosen(least_damage(choices, cost, share), "global: the outputs suffer least, by a probe of each group")
+    prober, count = _prober(analysis, pairs, products, layers, data, macs)
+    choices = _probed(prober, pairs, products, count, tick)
+    best = _least(choices, cost, share, partial(damage_together, analysis, prober, scored, products), len(groups))
+    return chosen(best, "global: the outputs suffer least, by a probe of each group")
 
 
-def _probed(
+def _least(
+    choices: Sequence[Choice], cost: Cost, share: float, together: Callable[[Widths], float], groups: int
+) -> Widths:
+    """The allocation of least damage; where both groups and products may be taken, of several that favour either."""
+    if not 0 < groups < len(choices):
+        return least_damage(choices, cost, share)
+    found = []
+    for favour in FAVOURS:
+        try:
+            found.append(least_damage(_favoured(choices, groups, favour), cost, share))
+        except BudgetNotMet:
+            continue
+    import os
+    if os.environ.get("DEBUGW"): print([(round(together(w),5), w.tolist()) for w in found])
+    return min(found, key=together)
+
+
+def _favoured(choices: Sequence[Choice], groups: int, favour: float) -> list[Choice]:
+    """The choices with the damage of products counted so many times; of products alone at 0, of widths at infinity."""
+    if favour == 0:
+        return [_whole(choice) for choice in choices[:groups]] + list(choices[groups:])
+    if favour == np.inf:
+        return list(choices[:groups]) + [_whole(choice) for choice in choices[groups:]]
+    weighed = [Choice(choice.widths, [favour * damage for damage in choice.damage]) for choice in choices[groups:]]
+    return list(choices[:groups]) + weighed
+
+
+def _whole(choice: Choice) -> Choice:
+    return Choice(choice.widths[-1:], choice.damage[-1:])
+
+
+def _prober(
     analysis: Analysis,
     pairs: Sequence[tuple[Scored, Sequence[int]]],
     products: Sequence[Factorable],
     layers: Sequence[Layer],
     data: Data,
     macs: float,
+) -> tuple[Prober, int]:
+    """What probes, and how many widths of each group or products of each layer it is to probe."""
+    count, inputs = _probe_size(len(pairs) + len(products), data, macs)
+    scored, feeds = [one for one, _ in pairs], _probe_feeds(data, inputs)
+    return open_prober(analysis, layers, scored, feeds, [one.layer for one in products]), count
+
+
+def _probed(
+    prober: Prober,
+    pairs: Sequence[tuple[Scored, Sequence[int]]],
+    products: Sequence[Factorable],
+    count: int,
     tick: Tick,
 ) -> list[Choice]:
     """What each width of each group, and each product of each layer, does to the outputs."""
-    count, inputs = _probe_size(len(pairs) + len(products), data, macs)
-    scored, feeds = [one for one, _ in pairs], _probe_feeds(data, inputs)
-    prober = open_prober(analysis, layers, scored, feeds, [one.layer for one in products])
     together = max(1, TOGETHER // count)
     neighbours = [pairs[i : i + together] for i in range(0, len(pairs), together)]
     damage = chain.from_iterable(each(lambda some: _damage(prober, some, count, tick), neighbours))

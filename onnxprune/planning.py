@@ -16,17 +16,13 @@ from onnxprune.plan import GroupPlan, Plan, ProductPlan, cuts
 from onnxprune.prepare import Prepared
 from onnxprune.rebuild import Rebuilt
 from onnxprune.scoring import Scored
+from onnxprune.together import keep_at
 from onnxprune.verify import prove
 
 
 def keep_of_widths(analysis: Analysis, scored: Sequence[Scored], chosen: Chosen) -> Keep:
-    """What stays when each group keeps the units that its selection names at its width."""
-    keep = analysis.keep_all()
-    for one, width in zip(scored, chosen.widths, strict=True):
-        stays = np.zeros(one.group.width, np.bool_)
-        stays[one.selection.keep(int(width))] = True
-        one.group.cut(keep, stays)
-    return keep
+    """What stays when each group keeps the units that its selection names at the chosen width."""
+    return keep_at(analysis, scored, chosen.widths)
 
 
 def provable(analysis: Analysis, keep: Keep, scored: Sequence[Scored], feeds: Mapping[str, Array]) -> dict[str, str]:
