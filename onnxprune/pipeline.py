@@ -89,7 +89,8 @@ def _run(
         proof = prove(prepared.analysis, slim, pruned.keep, data.sample, drop_idle_samplers(pruned.solved(named)))
     with stages.stage("measure"):
         measured = measure(prepared.original, slim, data, judge, settings)
-    errors, products = reader_errors(prepared, pruned.last.solved), product_plans(pruned.written, settings)
+    errors = reader_errors(prepared, pruned.last.solved)
+    products = product_plans(prepared.analysis, pruned.written, settings)
     plan = make_plan(prepared, pruned.keep, errors, settings, products)
     outcome = Outcome(
         model=slim,

@@ -45,6 +45,7 @@ class ProductPlan(BaseModel):
     method: str
     kind: Literal["channel", "spatial-svd"] = "channel"
 
+
 class Plan(BaseModel):
     """What a run removes; `schema_version` changes when older readers would misread it.
 

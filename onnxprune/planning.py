@@ -14,6 +14,7 @@ from onnxprune.passes.factorize_low_rank import Written
 from onnxprune.passes.remove import remove
 from onnxprune.plan import GroupPlan, Plan, ProductPlan, cuts
 from onnxprune.prepare import Prepared
+from onnxprune.ranks import has_window
 from onnxprune.rebuild import Rebuilt
 from onnxprune.scoring import Scored
 from onnxprune.together import keep_at
@@ -73,10 +74,18 @@ def reader_errors(prepared: Prepared, solved: Sequence[Rebuilt]) -> dict[str, fl
     return {name: max(errors) for name, errors in found.items() if errors}
 
 
-def product_plans(written: Sequence[Written], config: Config) -> tuple[ProductPlan, ...]:
-    """What the plan says of layers that became products."""
-    method = config.fc or "response"
-    return tuple(ProductPlan(name=one.node, rank=one.rank, method=method, kind="spatial-svd" if one.along else "channel") for one in written)
+def product_plans(analysis: Analysis, written: Sequence[Written], config: Config) -> tuple[ProductPlan, ...]:
+    """What the plan says of layers that became products: `--fc` is about those without a window."""
+    windows = {linear.node.name for linear in analysis.linears if has_window(linear)}
+    return tuple(
+        ProductPlan(
+            name=one.node,
+            rank=one.rank,
+            method="response" if one.node in windows else config.fc or "response",
+            kind="spatial-svd" if one.along else "channel",
+        )
+        for one in written
+    )
 
 
 def make_plan(

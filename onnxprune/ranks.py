@@ -89,8 +89,7 @@ class Factorable:
         }
 
     def kept(self, form: Form | None) -> tuple[float, float]:
-        """What counts of a form for each column and row of the weight: multiply–adds, or parameters if those are more.
-        """
+        """What counts of a form for each column and row of the weight: multiply–adds, or parameters if those are more."""
         if form is None:
             return np.inf, np.inf
         return form.kept(self.layer.linear.kernel, max(1.0, self.stretch))
@@ -98,7 +97,7 @@ class Factorable:
     def share(self, form: Form) -> float:
         """The share of the layer that a form needs."""
         columns, rows = self.kept(form)
-        return columns / self.weight.shape[0] + rows / self.weight.shape[1]
+        return columns / len(self.weight) + rows / len(self.mean)
 
     def table(self) -> tuple[Float, Float]:
         """(WHOLE + 1,) what counts for each column, and for each row, at every size."""

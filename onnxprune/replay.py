@@ -13,8 +13,7 @@ from onnxprune.costs import cost_model
 from onnxprune.dependency import Keep
 from onnxprune.graph import nodes_by_name
 from onnxprune.layers import layers_in_order
-from onnxprune.low_rank.factors import Factors, by_singular_values
-from onnxprune.low_rank.spatial import sides_by_singular_values
+from onnxprune.low_rank.convolutions import nearest
 from onnxprune.measure import measure, open_judge
 from onnxprune.model_io import Loaded, ModelSource, like, load
 from onnxprune.passes.factorize_low_rank import factorize_low_rank, matrix_of, multiplied, window_of
@@ -22,10 +21,10 @@ from onnxprune.passes.remove import remove
 from onnxprune.passes.samplers import drop_idle_samplers
 from onnxprune.passes.states import settle_products
 from onnxprune.pipeline import Result
-from onnxprune.plan import Plan, ProductPlan, keep_of
+from onnxprune.plan import Plan, keep_of
 from onnxprune.prepare import Data, Prepared, fitted, open_data, prepare
 from onnxprune.progress import Progress, Silent, Stages
-from onnxprune.ranks import planned, worth
+from onnxprune.ranks import has_window, planned, worth
 from onnxprune.rebuild import Ranks, Rebuild, rebuild
 from onnxprune.report import Budget, Report
 from onnxprune.reporting import Outcome, make_report
@@ -86,14 +85,9 @@ def apply_plan(
 def _cut_blindly(slim: ir.Model, plan: Plan) -> Rebuild:
     """The products of the plan by singular values: without data nothing tells more."""
     nodes = nodes_by_name(slim)
-    factors = {one.name: _plain(nodes[one.name], one) for one in plan.products}
+    forms = {nodes[name]: form for name, form in planned(plan.products).items()}
+    factors = {node.name or "": nearest(matrix_of(node), form, window_of(node)) for node, form in forms.items()}
     return Rebuild(slim, [], factors, 0)
-
-
-def _plain(node: ir.Node, planned: ProductPlan) -> Factors:
-    if planned.kind == "channel":
-        return by_singular_values(matrix_of(node), planned.rank)
-    return sides_by_singular_values(matrix_of(node), window_of(node), planned.rank)
 
 
 def _rebuilt(
@@ -107,7 +101,8 @@ def _rebuilt(
     sampling = Sampling(data.source.samples, data.batches, len(layers), prepared.analysis.trace, config.seed, fits)
     with stages.stage("collect") as tick:
         collected = collect(prepared.analysis.flat, layers, frozenset(), data.source, sampling, tick)
-    method = next((one.method for one in plan.products), "response")
+    windows = {layer.name for layer in layers if has_window(layer.linear)}
+    method = next((one.method for one in plan.products if one.name not in windows), "response")
     ranks = Ranks(worth(prepared.analysis, planned(plan.products), layers, keep), method)
     with stages.stage("rebuild", max((layer.wave for layer in layers), default=0) + 1) as tick:
         return rebuild(

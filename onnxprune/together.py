@@ -64,7 +64,7 @@ def _product(one: Factorable, form: Form, keep: Keep, now: Mapping[str, Array]) 
     inside = np.ix_(outputs, features)
     inputs = one.inputs[np.ix_(features, features)] if one.inputs.ndim > 1 else one.inputs[features]
     left = replace(one, weight=weight[inside], inputs=inputs, mean=one.mean[features], forms={})
-    form = form.within(*left.weight.shape, linear.kernel)
+    form = form.within(len(left.weight), left.weight.shape[1], linear.kernel)
     if left.share(form) >= 1:
         return {}
     product, vector = left.factors(form).product(), to_vector(linear, shift).astype(np.float64)

@@ -36,9 +36,9 @@ def factorize_low_rank(
 ) -> tuple[ir.Model, tuple[Written, ...]]:
     """Replace the weight (n, F) of each named Gemm, MatMul or Conv by `first` (k, F) and `second` (n, k).
 
-    Factors (k, C, kh) and (n, k, kw) make a Conv of two sides one along the first and one along the second. The first of the
-    two nodes reads what the layer read, in the way it did (strides, padding); the second, which keeps the name, the
-    bias and the output, mixes the k channels. A weight that nothing else reads goes.
+    The first of the two nodes reads what the layer read, in the way it did (strides, padding); the second, which
+    keeps the name, the bias and the output, mixes the k channels. Factors (k, C, kh) and (n, k, kw) make a Conv one
+    along the first side of its window and one along the second. A weight that nothing else reads goes.
     """
     model = model.clone()
     nodes, taken = {node.name: node for node in every_node(model)}, names_in(model.graph)

@@ -10,7 +10,6 @@ from onnxprune.calibration.rows import Rows
 from onnxprune.clipping import ClippedRows, alternate
 from onnxprune.low_rank.activations import NEAREST, Nearest
 from onnxprune.low_rank.factors import Factors, Responses, by_singular_values
-from onnxprune.low_rank.spatial import Sides, sides_by_singular_values
 from onnxprune.native import F64
 from onnxprune.solve import PLENTY, Fit
 
@@ -68,11 +67,3 @@ METHODS: Mapping[str, Callable[[Fit | None, F64, F64, int, str], Approximation]]
     "response": response,
     "as": activation_aware,
 }
-
-
-def along_sides(fit: Fit | None, prior: F64, bias: F64, rank: int, kernel: tuple[int, ...], activation: str) -> Approximation:
-    """A convolution along either side of its window, by responses; by singular values where nothing tells more."""
-    if fit is None or fit.moments is None:
-        return sides_by_singular_values(prior, kernel, rank), bias
-    factors = Sides(fit.weight, fit.moments.gram.astype(np.float64), kernel).factors(rank)
-    return factors, fit.intercept(factors.product())
