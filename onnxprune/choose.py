@@ -8,12 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from onnxprune.allocate import Choice, Cost, Widths, least_damage, uniform
+from onnxprune.allocate import Choice, Cost, Widths, uniform
 from onnxprune.calibration.window import batch_of, cut
 from onnxprune.config import Config
 from onnxprune.costs import CostModel, Float, activation_cost, product_cost, runtime_cost
 from onnxprune.dependency import Analysis, Group
-from onnxprune.errors import BudgetNotMet
 from onnxprune.graph import Array
 from onnxprune.greedy import by_threshold, cheapest_first, damages
 from onnxprune.layers import Layer
@@ -23,7 +22,7 @@ from onnxprune.prepare import Data, matches
 from onnxprune.probe import Prober, open_prober
 from onnxprune.ranks import Factorable
 from onnxprune.scoring import Scored
-from onnxprune.together import damage_together
+from onnxprune.together import best_together, damage_together
 from onnxprune.widths import allowed_widths, nearest_width
 
 Tick = Callable[[], None]
@@ -37,8 +36,6 @@ PADDING = 3 / 8
 """How much of what the runtime pads counts against the budget."""
 SHARED_FACTOR = 4.0
 """Measured on ResNet-20 (docs/decisions): with 1 the streams are cut, and 0.5 points of accuracy are lost."""
-FAVOURS = (0.0, 0.3, 1.0, np.inf)
-"""How often the damage of products counts beside that of widths, in the allocations that are tried as a whole."""
 SAVED = {"macs": "each multiply–add", "params": "each parameter", "memory": "each number of an activation"}
 CAREFUL, USUAL = 0.75, 0.5
 """The default share of multiply–adds that stays: with synthetic inputs, and with real ones."""
@@ -118,38 +115,9 @@ def choose(
     pairs, macs = list(zip(scored, priced, strict=False)), float(costs.macs(costs.full))
     prober, count = _prober(analysis, pairs, products, layers, data, macs)
     choices = _probed(prober, pairs, products, count, tick)
-    best = _least(choices, cost, share, partial(damage_together, analysis, prober, scored, products), len(groups))
+    together = partial(damage_together, analysis, prober, scored, products)
+    best = best_together(choices, len(groups), cost, share, together)
     return chosen(best, "global: the outputs suffer least, by a probe of each group")
-
-
-def _least(
-    choices: Sequence[Choice], cost: Cost, share: float, together: Callable[[Widths], float], groups: int
-) -> Widths:
-    """The allocation of least damage; where both groups and products may be taken, of several that favour either."""
-    if not 0 < groups < len(choices):
-        return least_damage(choices, cost, share)
-    found = []
-    for favour in FAVOURS:
-        try:
-            found.append(least_damage(_favoured(choices, groups, favour), cost, share))
-        except BudgetNotMet:
-            continue
-    apart = {tuple(widths.tolist()): widths for widths in found}
-    return min(apart.values(), key=together)
-
-
-def _favoured(choices: Sequence[Choice], groups: int, favour: float) -> list[Choice]:
-    """The choices with the damage of products counted so many times; of products alone at 0, of widths at infinity."""
-    if favour == 0:
-        return [_whole(choice) for choice in choices[:groups]] + list(choices[groups:])
-    if favour == np.inf:
-        return list(choices[:groups]) + [_whole(choice) for choice in choices[groups:]]
-    weighed = [Choice(choice.widths, [favour * damage for damage in choice.damage]) for choice in choices[groups:]]
-    return list(choices[:groups]) + weighed
-
-
-def _whole(choice: Choice) -> Choice:
-    return Choice(choice.widths[-1:], choice.damage[-1:])
 
 
 def _prober(
@@ -301,7 +269,7 @@ def _damage_of_products(prober: Prober, one: Factorable, count: int) -> list[flo
     changes = [one.feeds(size, prober.constants) for size in probed]
     constants = [value for value in (one.layer.linear.weight, one.layer.bias) if value is not None]
     seen = prober.errors(constants, changes) if probed else []
-    return _priced(one.sizes, probed, seen, one.errors)
+    return _priced(one.sizes, probed, seen, one.errors, one.sizes[:-1])
 
 
 def _damage(prober: Prober, pairs: Sequence[tuple[Scored, Sequence[int]]], count: int, tick: Tick) -> list[list[float]]:
@@ -350,15 +318,20 @@ def _probe_feeds(data: Data, inputs: int) -> Mapping[str, Array]:
 
 
 def _priced(
-    widths: Sequence[int], probed: Sequence[int], seen: Sequence[float], curve: Callable[[Sequence[int]], Float]
+    widths: Sequence[int],
+    probed: Sequence[int],
+    seen: Sequence[float],
+    curve: Callable[[Sequence[int]], Float],
+    told: Sequence[int] = (),
 ) -> list[float]:
     """What the probes saw, and between them what the layers' error `curve` says, scaled to fit; log-linear in k.
 
+    The curve is asked at the widths `told`, at some if there are none.
     A width counts at least what any larger one does: that less left does less damage is an accident of the few inputs.
     """
     if not probed:
         return [0.0 for _ in widths]
-    knots = sorted({*_some(widths[:-1], MOST_WIDTHS), *probed})
+    knots = sorted({*(told or _some(widths[:-1], MOST_WIDTHS)), *probed})
     errors = np.ones(len(knots)) if len(probed) == len(knots) else curve(knots)  # where all are probed, it cancels
     at_probed = np.array([errors[knots.index(w)] for w in probed])
     rates = np.asarray(seen) / np.maximum(at_probed, 1e-12)

@@ -89,7 +89,7 @@ class Factorable:
         }
 
     def kept(self, form: Form | None) -> tuple[float, float]:
-        """What counts of a form for each column and row of the weight: multiply–adds, or parameters if those are more."""
+        """What counts of a form for each column and row of the weight: multiply–adds, or parameters if more."""
         if form is None:
             return np.inf, np.inf
         return form.kept(self.layer.linear.kernel, max(1.0, self.stretch))

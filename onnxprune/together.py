@@ -5,19 +5,24 @@ or a network of many small changes, may be off by more than one allocation is be
 the end is chosen by this.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 
-from onnxprune.allocate import Widths
+from onnxprune.allocate import Choice, Cost, Widths, least_damage
 from onnxprune.dependency import Analysis, Keep
+from onnxprune.errors import BudgetNotMet
 from onnxprune.graph import Array
 from onnxprune.low_rank.factors import Form
 from onnxprune.probe import Prober
 from onnxprune.ranks import Factorable
 from onnxprune.scoring import Scored
 from onnxprune.weights import from_matrix, from_vector, to_matrix, to_vector
+
+FAVOURS = (0.0, 0.3, 1.0, np.inf)
+"""How often the damage of products counts beside that of widths, in the allocations that are tried as a whole."""
 
 
 def keep_at(analysis: Analysis, scored: Sequence[Scored], widths: Widths) -> Keep:
@@ -28,6 +33,38 @@ def keep_at(analysis: Analysis, scored: Sequence[Scored], widths: Widths) -> Kee
         stays[one.selection.keep(int(width))] = True
         one.group.cut(keep, stays)
     return keep
+
+
+def best_together(
+    choices: Sequence[Choice], groups: int, cost: Cost, target: float, together: Callable[[Widths], float]
+) -> Widths:
+    """The allocation of least damage; where groups and products may be taken, of some that favour either.
+
+    The first `groups` of the choices are those of groups; `together` tells the damage of a whole allocation.
+    Raises BudgetNotMet.
+    """
+    if not 0 < groups < len(choices):
+        return least_damage(choices, cost, target)
+    found: dict[tuple[int, ...], Widths] = {}
+    for favour in FAVOURS:
+        with suppress(BudgetNotMet):
+            widths = least_damage(_favoured(choices, groups, favour), cost, target)
+            found[tuple(widths.tolist())] = widths
+    return min(found.values(), key=together) if found else least_damage(choices, cost, target)
+
+
+def _favoured(choices: Sequence[Choice], groups: int, favour: float) -> list[Choice]:
+    """The choices with the damage of products counted so many times; products alone at 0, widths alone at infinity."""
+    widths, products = list(choices[:groups]), list(choices[groups:])
+    if favour == 0:
+        return [_whole(choice) for choice in widths] + products
+    if favour == np.inf:
+        return widths + [_whole(choice) for choice in products]
+    return widths + [Choice(choice.widths, [favour * damage for damage in choice.damage]) for choice in products]
+
+
+def _whole(choice: Choice) -> Choice:
+    return Choice(choice.widths[-1:], choice.damage[-1:])
 
 
 def damage_together(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import solve_triangular
 
 from onnxprune.calibration.least_squares import RidgeFactor, factored, mean_diagonal
 from onnxprune.low_rank.factors import Factors, by_singular_values, leading
@@ -163,5 +163,6 @@ def descended(now: F64, goal: F64, times: Linear, nearly: Linear, steps: int = S
 
 def _root(moments: F64) -> F64:
     """The upper Cholesky factor, with a small ridge."""
-    mean = mean_diagonal(moments) or 1.0
-    return np.asarray(cholesky(moments + ROOT_RIDGE * mean * np.eye(len(moments))))
+    mean = mean_diagonal(moments)
+    factor, _ = factored(moments, ROOT_RIDGE * mean, mean)
+    return np.eye(len(moments)) if factor is None else np.triu(factor)
