@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from onnxprune.allocate import Choice, Cost, Widths, least_damage, uniform
+from onnxprune.allocate import Choice, Cost, Widths, uniform
 from onnxprune.calibration.window import batch_of, cut
 from onnxprune.config import Config
 from onnxprune.costs import CostModel, Float, activation_cost, product_cost, runtime_cost
@@ -16,12 +16,14 @@ from onnxprune.dependency import Analysis, Group
 from onnxprune.graph import Array
 from onnxprune.greedy import by_threshold, cheapest_first, damages
 from onnxprune.layers import Layer
+from onnxprune.low_rank.factors import Form
 from onnxprune.parallel import each
 from onnxprune.prepare import Data, matches
 from onnxprune.probe import Prober, open_prober
 from onnxprune.ranks import Factorable
 from onnxprune.scoring import Scored
 from onnxprune.sharing import ALONE, Alone
+from onnxprune.together import best_together, damage_together
 from onnxprune.widths import allowed_widths, nearest_width
 
 Tick = Callable[[], None]
@@ -42,12 +44,12 @@ CAREFUL, USUAL = 0.75, 0.5
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """The width of each open group, in the order of `names`, the ranks of layers, and how all that came about."""
+    """The width of each open group, in the order of `names`, the products of layers, and how all that came about."""
 
     names: tuple[str, ...]
     widths: Widths
     allocation: str
-    ranks: Mapping[str, int] = field(default_factory=dict)
+    forms: Mapping[str, Form] = field(default_factory=dict)
 
 
 def budget_of(config: Config, synthetic: bool) -> tuple[BudgetKind, float]:
@@ -81,21 +83,21 @@ def choose(
     products: Sequence[Factorable] = (),
     shared: Alone = ALONE,
 ) -> Chosen:
-    """Set the width of every scored group, and the ranks of layers that may become products.
+    """Set the width of every scored group, and which layers become which products.
 
     Raises BudgetNotMet where no allowed widths meet the budget.
     """
     groups = [one.group for one in scored]
-    candidates = _candidates(groups, costs, config, align) + [list(one.ranks) for one in products]
+    candidates = _candidates(groups, costs, config, align) + [list(one.sizes) for one in products]
 
     def chosen(widths: Widths, allocation: str) -> Chosen:
-        ranks = zip(products, widths[len(groups) :].tolist(), strict=True)
-        below = {one.layer.name: rank for one, rank in ranks if rank < one.least}
-        return Chosen(tuple(group.name for group in groups), widths[: len(groups)], allocation, below)
+        sizes = zip(products, widths[len(groups) :].tolist(), strict=True)
+        forms = {one.layer.name: form for one, size in sizes if (form := one.forms[size]) is not None}
+        return Chosen(tuple(group.name for group in groups), widths[: len(groups)], allocation, forms)
 
     kind, share = budget_of(config, data.source.synthetic)
     if kind in ("ratio", "ratios"):
-        came = [*_came(groups, costs), *(one.ranks[-1] for one in products)]
+        came = [*_came(groups, costs), *(one.sizes[-1] for one in products)]
         return chosen(_by_rate(candidates, came, kind, share), "the same share of every group")
     if kind == "codes":
         return chosen(np.empty(0, np.int64), "nothing goes: weights are stored in fewer bytes")
@@ -118,28 +120,44 @@ def choose(
         return chosen(widths, "l0: the channels whose gates stay open under the budget's price")
     pairs, macs = list(zip(scored, priced, strict=False)), float(costs.macs(costs.full))
     of = (*scored, *products), tuple(map(tuple, priced))
-    choices = shared.once("probed", config, lambda: _probed(analysis, pairs, products, layers, data, macs, tick), *of)
-    return chosen(least_damage(choices, cost, share), "global: the outputs suffer least, by a probe of each group")
+
+    def probed() -> tuple[Prober, list[Choice]]:
+        prober, count = _prober(analysis, pairs, products, layers, data, macs)
+        return prober, _probed(prober, pairs, products, count, tick)
+
+    prober, choices = shared.once("probed", config, probed, *of)
+    together = partial(damage_together, analysis, prober, scored, products)
+    best = best_together(choices, len(groups), cost, share, together)
+    return chosen(best, "global: the outputs suffer least, by a probe of each group")
 
 
-def _probed(
+def _prober(
     analysis: Analysis,
     pairs: Sequence[tuple[Scored, Sequence[int]]],
     products: Sequence[Factorable],
     layers: Sequence[Layer],
     data: Data,
     macs: float,
-    tick: Tick,
-) -> list[Choice]:
-    """What each width of each group, and each rank of each layer, does to the outputs."""
+) -> tuple[Prober, int]:
+    """What probes, and how many widths of each group or products of each layer it is to probe."""
     count, inputs = _probe_size(len(pairs) + len(products), data, macs)
     scored, feeds = [one for one, _ in pairs], probe_feeds(data, inputs)
-    prober = open_prober(analysis, layers, scored, feeds, [one.layer for one in products])
+    return open_prober(analysis, layers, scored, feeds, [one.layer for one in products]), count
+
+
+def _probed(
+    prober: Prober,
+    pairs: Sequence[tuple[Scored, Sequence[int]]],
+    products: Sequence[Factorable],
+    count: int,
+    tick: Tick,
+) -> list[Choice]:
+    """What each width of each group, and each product of each layer, does to the outputs."""
     together = max(1, TOGETHER // count)
     neighbours = [pairs[i : i + together] for i in range(0, len(pairs), together)]
     damage = chain.from_iterable(each(lambda some: _damage(prober, some, count, tick), neighbours))
     choices = [Choice(w, [d * _shared(one.group) for d in own]) for (one, w), own in zip(pairs, damage, strict=True)]
-    return choices + each(lambda one: Choice(one.ranks, _damage_of_ranks(prober, one, count)), products)
+    return choices + each(lambda one: Choice(one.sizes, _damage_of_products(prober, one, count)), products)
 
 
 def uniform_widths(
@@ -239,28 +257,30 @@ def _joint(
     config: Config,
     align: int,
 ) -> Cost:
-    """The budget's count over widths and, behind them, ranks: that over widths, less what products save."""
+    """The budget's count over widths and, behind them, sizes of products: that over widths, less what those save."""
     over_widths = _cost(analysis, groups, costs, kind, config, align)
     if not products:
         return over_widths
     pairs, count = product_cost(analysis, [one.layer.linear for one in products]), len(groups)
-    whole, least = costs.whole(kind), [one.least for one in products]
+    whole, layer = costs.whole(kind), np.arange(len(products))
+    columns, rows = (np.stack(tables) for tables in zip(*(one.table() for one in products), strict=True))
 
     def cost(every: np.ndarray) -> np.ndarray:
-        ranks = np.where(every[..., count:] < least, every[..., count:], np.inf)
-        at = at_widths(analysis, groups, costs, lambda widths: pairs.saved(widths, ranks, kind))
+        sizes = every[..., count:].astype(np.intp)
+        kept = columns[layer, sizes], rows[layer, sizes]
+        at = at_widths(analysis, groups, costs, lambda widths: pairs.saved(widths, kept, kind))
         return np.asarray(over_widths(every[..., :count]) - at(every[..., :count]) / whole)
 
     return cost
 
 
-def _damage_of_ranks(prober: Prober, one: Factorable, count: int) -> list[float]:
-    """The damage of every rank of a layer, as `_damage` has it of widths."""
-    probed = _some(one.ranks[:-1], count)
-    changes = [one.feeds(rank, prober.constants) for rank in probed]
+def _damage_of_products(prober: Prober, one: Factorable, count: int) -> list[float]:
+    """The damage of every product of a layer, as `_damage` has it of widths."""
+    probed = _some(one.sizes[:-1], count)
+    changes = [one.feeds(size, prober.constants) for size in probed]
     constants = [value for value in (one.layer.linear.weight, one.layer.bias) if value is not None]
     seen = prober.errors(constants, changes) if probed else []
-    return _priced(one.ranks, probed, seen, one.errors)
+    return _priced(one.sizes, probed, seen, one.errors, one.sizes[:-1])
 
 
 def _damage(prober: Prober, pairs: Sequence[tuple[Scored, Sequence[int]]], count: int, tick: Tick) -> list[list[float]]:
@@ -309,15 +329,20 @@ def probe_feeds(data: Data, inputs: int) -> Mapping[str, Array]:
 
 
 def _priced(
-    widths: Sequence[int], probed: Sequence[int], seen: Sequence[float], curve: Callable[[Sequence[int]], Float]
+    widths: Sequence[int],
+    probed: Sequence[int],
+    seen: Sequence[float],
+    curve: Callable[[Sequence[int]], Float],
+    told: Sequence[int] = (),
 ) -> list[float]:
     """What the probes saw, and between them what the layers' error `curve` says, scaled to fit; log-linear in k.
 
+    The curve is asked at the widths `told`, at some if there are none.
     A width counts at least what any larger one does: that less left does less damage is an accident of the few inputs.
     """
     if not probed:
         return [0.0 for _ in widths]
-    knots = sorted({*_some(widths[:-1], MOST_WIDTHS), *probed})
+    knots = sorted({*(told or _some(widths[:-1], MOST_WIDTHS)), *probed})
     errors = np.ones(len(knots)) if len(probed) == len(knots) else curve(knots)  # where all are probed, it cancels
     at_probed = np.array([errors[knots.index(w)] for w in probed])
     rates = np.asarray(seen) / np.maximum(at_probed, 1e-12)

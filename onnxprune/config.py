@@ -89,8 +89,12 @@ class Config(BaseModel):
         "lrd|response|as|ger|pq|bin",
     )
     segment: int = option(4, RANKS, "Weights that pq stores in one byte: 1, 2, 4, 8.", ge=1)
-    conv: Literal["channel"] | None = option(
-        None, RANKS, "Let convolutions become two: to fewer maps, and from these to the outputs, 1×1.", "channel"
+    conv: Literal["channel", "spatial-svd", "auto"] | None = option(
+        None,
+        RANKS,
+        "Let convolutions become two: to fewer maps, and from these to the outputs, 1×1; or one along either side, "
+        "k×1 and 1×k; auto: what costs least.",
+        "channel|spatial-svd|auto",
     )
     rank: int | None = option(None, RANKS, "The rank of every such layer, where that saves.", ge=1)
     energy: float | None = option(

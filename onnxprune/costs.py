@@ -17,6 +17,8 @@ from onnxprune.op_rules.facts import Linear, Product
 
 Widths = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
+Kept = tuple[Float, Float]
+"""(…, L) numbers of a product for each column, and for each row, of a layer's weight; infinite for a whole layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,7 +252,7 @@ def runtime_cost(analysis: Analysis, block: int) -> RuntimeCost:
 
 @dataclass(frozen=True, eq=False)
 class ProductCost:
-    """What L layers save as products of rank k, for widths (…, groups): k times (their columns and rows) stay of them.
+    """What L layers save as products, for widths (…, groups): so much stays for each of their columns and rows.
 
     `macs` (L,) multiply–adds of one weight element a sample.
     """
@@ -260,11 +262,11 @@ class ProductCost:
     macs: Float
     combined: tuple[tuple[int, ...], ...]
 
-    def saved(self, widths: npt.NDArray[np.generic], ranks: Float, kind: str) -> Float:
+    def saved(self, widths: npt.NDArray[np.generic], kept: Kept, kind: str) -> Float:
         """The multiply–adds of one sample, or the parameters; none where a product is no smaller."""
         columns = _columns(widths, self.combined)
         inner, outer = self.inner(columns), self.outer(columns)
-        less = np.maximum(inner * outer - ranks * (inner + outer), 0.0)
+        less = np.maximum(inner * outer - (kept[0] * inner + kept[1] * outer), 0.0)
         return np.asarray(less @ (self.macs if kind == "macs" else np.ones(len(self.macs))))
 
 

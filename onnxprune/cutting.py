@@ -96,7 +96,7 @@ def cut(prepared: Prepared, data: Data, config: Config, stages: Stages, shared: 
     chosen, keep, refused = _choose(prepared, seen, data, config, stages, shared)
     # The rebuild needs the targets alone: the moments of all layers go before it.
     left = seen.collected and replace(seen.collected, statistics={})
-    ranks = Ranks(worth(chosen.ranks, seen.layers, keep), config.fc_rank or "response")
+    ranks = Ranks(worth(prepared.analysis, chosen.forms, seen.layers, keep), config.fc_rank or "response")
     seen = replace(seen, scored=[], products=[], collected=left)
     with stages.stage("remove"):
         slim, notes = _removed(prepared, keep, seen.importance, config)

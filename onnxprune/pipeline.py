@@ -93,7 +93,8 @@ def _run(
         proof = prove(prepared.analysis, slim, pruned.keep, data.sample, solved)
     with stages.stage("measure"):
         measured = measure(prepared.came, slim, data, judge, settings, shared)
-    errors, products = reader_errors(prepared, pruned.last.solved), product_plans(pruned.written, settings)
+    errors = reader_errors(prepared, pruned.last.solved)
+    products = product_plans(prepared.analysis, pruned.written, settings)
     plan = make_plan(prepared, pruned.keep, errors, settings, products, coded.plans)
     outcome = Outcome(
         model=slim,

@@ -54,13 +54,14 @@ class HeadPlan(BaseModel):
 
 
 class ProductPlan(BaseModel):
-    """A layer that became two: of which rank, and by which method."""
+    """A layer that became two: of which rank, by which method, and which kind where it is a convolution."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     rank: int
     method: str
+    kind: Literal["channel", "spatial-svd"] = "channel"
 
 
 class CodesPlan(BaseModel):

@@ -86,10 +86,10 @@ def _groups(report: Report) -> Table:
 
 
 def _products(report: Report) -> Table:
-    made = table("layer", "inputs", "outputs", "rank", "method", "error")
+    made = table("layer", "inputs", "outputs", "rank", "method", "kind", "error")
     for one in report.products:
         error = "" if one.error is None else f"{one.error:.3f}"
-        made.add_row(one.name, str(one.inputs), str(one.outputs), str(one.rank), one.method, error)
+        made.add_row(one.name, str(one.inputs), str(one.outputs), str(one.rank), one.method, one.kind, error)
     return made
 
 

@@ -14,10 +14,10 @@ from onnxprune.dependency import Keep
 from onnxprune.graph import nodes_by_name
 from onnxprune.heads import prepare_headed
 from onnxprune.layers import layers_in_order
-from onnxprune.low_rank.factors import by_singular_values
+from onnxprune.low_rank.convolutions import nearest
 from onnxprune.measure import measure, open_judge
 from onnxprune.model_io import Loaded, ModelSource, like, load
-from onnxprune.passes.factorize_low_rank import factorize_low_rank, matrix_of, multiplied
+from onnxprune.passes.factorize_low_rank import factorize_low_rank, matrix_of, multiplied, window_of
 from onnxprune.passes.remove import remove
 from onnxprune.passes.samplers import drop_idle_samplers
 from onnxprune.passes.states import settle_products
@@ -25,7 +25,7 @@ from onnxprune.pipeline import Result
 from onnxprune.plan import Plan, keep_of
 from onnxprune.prepare import Data, Prepared, fitted, open_data
 from onnxprune.progress import Progress, Silent, Stages
-from onnxprune.ranks import worth
+from onnxprune.ranks import is_window, planned, worth
 from onnxprune.rebuild import Ranks, Rebuild, rebuild
 from onnxprune.report import Budget, Report
 from onnxprune.reporting import Outcome, head_notes, make_report
@@ -92,9 +92,9 @@ def apply_plan(
 def _cut_blindly(slim: ir.Model, plan: Plan) -> Rebuild:
     """The products of the plan by singular values: without data nothing tells more."""
     nodes = nodes_by_name(slim)
-    return Rebuild(
-        slim, [], {one.name: by_singular_values(matrix_of(nodes[one.name]), one.rank) for one in plan.products}, 0
-    )
+    forms = {nodes[name]: form for name, form in planned(plan.products).items()}
+    factors = {node.name or "": nearest(matrix_of(node), form, window_of(node)) for node, form in forms.items()}
+    return Rebuild(slim, [], factors, 0)
 
 
 def _rebuilt(
@@ -108,8 +108,9 @@ def _rebuilt(
     sampling = Sampling(data.source.samples, data.batches, len(layers), prepared.analysis.trace, config.seed, fits)
     with stages.stage("collect") as tick:
         collected = collect(prepared.analysis.flat, layers, frozenset(), data.source, sampling, tick)
-    method = next((one.method for one in plan.products), "response")
-    ranks = Ranks(worth({one.name: one.rank for one in plan.products}, layers, keep), method)
+    windows = {layer.name for layer in layers if is_window(layer.linear)}
+    method = next((one.method for one in plan.products if one.name not in windows), "response")
+    ranks = Ranks(worth(prepared.analysis, planned(plan.products), layers, keep), method)
     with stages.stage("rebuild", max((layer.wave for layer in layers), default=0) + 1) as tick:
         return rebuild(
             prepared.analysis, slim, keep, layers, wave, collected, data.source, sampling, config.rebuild, tick, ranks

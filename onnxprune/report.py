@@ -45,7 +45,7 @@ class LayerReport(_Frozen):
 class ProductReport(_Frozen):
     """A layer of `outputs` × `inputs` that became two, of this rank, and the error of its outputs on held-out rows.
 
-    The error is None where nothing tells.
+    The error is None where nothing tells; `kind` says which way a convolution went.
     """
 
     name: str
@@ -53,6 +53,7 @@ class ProductReport(_Frozen):
     outputs: int
     rank: int
     method: str
+    kind: Literal["channel", "spatial-svd"] = "channel"
     error: float | None = None
 
 

@@ -19,7 +19,7 @@ from onnxprune.op_rules.facts import Linear
 from onnxprune.plan import Plan
 from onnxprune.planning import reader_errors
 from onnxprune.prepare import Data, Prepared
-from onnxprune.ranks import saved_macs
+from onnxprune.ranks import planned, saved_macs
 from onnxprune.rebuild import Rebuilt
 from onnxprune.report import (
     Budget,
@@ -65,8 +65,8 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
     costs = prepared.costs
     widths = np.array([kept.get(group.name, group.width) for group in prepared.analysis.groups], np.int64)
     before = _totals(costs.whole("macs"), prepared.came)
-    ranks = {one.name: one.rank for one in plan.products}
-    after = _totals(float(costs.macs(widths)) - saved_macs(prepared.analysis, widths, ranks), outcome.model)
+    forms = planned(plan.products)
+    after = _totals(float(costs.macs(widths)) - saved_macs(prepared.analysis, widths, forms), outcome.model)
     groups = tuple(
         GroupReport(
             name=g.name,
@@ -116,6 +116,7 @@ def _products(analysis: Analysis, plan: Plan, solved: Sequence[Rebuilt]) -> tupl
             outputs=sizes[one.name][1],
             rank=one.rank,
             method=one.method,
+            kind=one.kind,
             error=errors.get(one.name),
         )
         for one in plan.products

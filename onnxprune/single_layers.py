@@ -14,6 +14,7 @@ from onnxprune.costs import Widths, product_cost
 from onnxprune.cutting import look
 from onnxprune.graph import Array, array_of
 from onnxprune.low_rank.approximate import METHODS
+from onnxprune.low_rank.factors import Form
 from onnxprune.native import F64
 from onnxprune.prepare import Data, Prepared
 from onnxprune.probe import Prober, open_prober
@@ -67,11 +68,11 @@ class Single:
         if self.config.fc in STORED and not window:
             return self._of_codes(one)
         method = (self.config.conv if window else self.config.fc) or ""
-        ranks = spread([rank for rank in one.ranks if rank < one.least], points)
-        saved = [self._saved(one, rank) for rank in ranks]
-        (macs, params), size = self._whole, one.weight.size
-        rates = [rank * sum(one.weight.shape) / size for rank in ranks]
-        changes = [self._change(one, rank, "response" if window else method) for rank in ranks]
+        forms = {size: form for size, form in one.forms.items() if form is not None}
+        sizes = spread(list(forms), points)
+        ranks, rates = [forms[size].rank for size in sizes], [one.share(forms[size]) for size in sizes]
+        (macs, params), saved = self._whole, [self._saved(one, forms[size]) for size in sizes]
+        changes = [self._change(one, size, "response" if window else method) for size in sizes]
         shares = [[1 - m / macs for m, _ in saved], [1 - p / params for _, p in saved]]
         points_of = _points(ranks, rates, *shares, *self._costs(one, changes))
         return Curve(name=one.layer.name, kind="rank", method=method, whole=min(one.weight.shape), points=points_of)
@@ -87,21 +88,22 @@ class Single:
         points_of = _points(segments, rates, [1.0] * len(rates), params, *self._costs(one, changes))
         return Curve(name=one.layer.name, kind="codes", method=self.config.fc or "", whole=0, points=points_of)
 
-    def _change(self, one: Factorable, rank: int, method: str) -> Change:
-        constants, layer = self.prober.constants, one.layer
+    def _change(self, one: Factorable, size: int, method: str) -> Change:
+        constants, layer, form = self.prober.constants, one.layer, one.forms[size]
         fit = self.fits.get(layer.name)
-        if method == "response" or (method == "as" and fit is None):
-            return one.feeds(rank, constants)
+        if form is None or method == "response" or (method == "as" and fit is None):
+            return one.feeds(size, constants)
         assert layer.bias is not None
         bias = to_vector(layer.linear, constants[layer.bias]).astype(np.float64)
-        factors, vector = METHODS[method](fit, one.weight, bias, rank, layer.activation)
+        factors, vector = METHODS[method](fit, one.weight, bias, form.rank, layer.activation)
         return one.with_weight(factors.product(), vector - bias, constants)
 
-    def _saved(self, one: Factorable, rank: int) -> tuple[float, float]:
+    def _saved(self, one: Factorable, form: Form) -> tuple[float, float]:
         """The multiply–adds and parameters that a product saves."""
         cost = product_cost(self.prepared.analysis, [one.layer.linear])
-        full, ranks = self.prepared.costs.full, np.array([rank], np.float64)
-        return float(cost.saved(full, ranks, "macs")), float(cost.saved(full, ranks, "params"))
+        columns, rows = (np.array([count]) for count in one.kept(form))
+        macs, params = (cost.saved(self.prepared.costs.full, (columns, rows), kind) for kind in ("macs", "params"))
+        return float(macs), float(params)
 
     def _costs(self, one: Factorable, changes: Sequence[Change]) -> tuple[list[float], list[float]]:
         """The layer's own errors, and the outputs', of some changes of its constants."""
@@ -127,7 +129,8 @@ def open_single(prepared: Prepared, data: Data, config: Config, stages: Stages) 
     seen = look(prepared, data, swept, stages)
     assert seen.collected is not None
     found: dict[str, Fit] = {}
-    ranks = Ranks({one.layer.name: 0 for one in seen.products if not is_window(one.layer.linear)}, config.fc or "")
+    dense = {one.layer.name: Form(0) for one in seen.products if not is_window(one.layer.linear)}
+    ranks = Ranks(dense, config.fc or "")
     if config.fc == "as":
         layers = [one.layer for one in seen.products if one.layer.name in ranks.of]
         with stages.stage("rows"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from topologies import TOPOLOGIES, feeds
 
 from onnxprune.calibration.collect import collect
 from onnxprune.calibration.sampling import Sampling
-from onnxprune.choose import Chosen, _priced, budget_of, choose, probe_feeds
+from onnxprune.choose import Chosen, _curve, _priced, budget_of, choose, probe_feeds
 from onnxprune.config import Config
 from onnxprune.costs import CostModel, cost_model
 from onnxprune.criteria import lookup
@@ -266,7 +267,7 @@ def test_less_left_never_counts_as_less_damage(tiny: Case) -> None:
     """Probes of few inputs may say so by accident; a budget would then be undershot for nothing."""
     one = max(tiny.scored, key=lambda scored: scored.group.width)
     widths = list(range(1, one.group.width + 1))
-    damage = _priced(widths, [1, 2, 3], [0.2, 0.9, 0.4], one.errors)
+    damage = _priced(widths, [1, 2, 3], [0.2, 0.9, 0.4], partial(_curve, one))
     assert len(damage) == len(widths) and damage[-1] == 0
     assert damage == sorted(damage, reverse=True)
     assert damage[0] >= 0.9 and damage[2] == pytest.approx(0.4)
