@@ -7,7 +7,6 @@ from functools import cached_property
 import numpy as np
 
 from onnxprune.calibration.collect import LayerStatistics
-from onnxprune.choose import probe_feeds
 from onnxprune.coding import BITS, coded, coded_bytes
 from onnxprune.config import STORED, Config
 from onnxprune.costs import Widths, product_cost
@@ -17,6 +16,7 @@ from onnxprune.low_rank.approximate import METHODS
 from onnxprune.low_rank.factors import Form
 from onnxprune.native import F64
 from onnxprune.prepare import Data, Prepared
+from onnxprune.pricing import probe_feeds
 from onnxprune.probe import Prober, open_prober
 from onnxprune.progress import Stages
 from onnxprune.ranks import Factorable, input_moments, is_window

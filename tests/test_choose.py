@@ -15,7 +15,7 @@ from topologies import TOPOLOGIES, feeds
 
 from onnxprune.calibration.collect import collect
 from onnxprune.calibration.sampling import Sampling
-from onnxprune.choose import Chosen, _curve, _priced, budget_of, choose, probe_feeds
+from onnxprune.choose import Chosen, budget_of, choose
 from onnxprune.config import Config
 from onnxprune.costs import CostModel, cost_model
 from onnxprune.criteria import lookup
@@ -25,6 +25,7 @@ from onnxprune.errors import BudgetNotMet
 from onnxprune.layers import Layer, layers_in_order
 from onnxprune.model_io import load
 from onnxprune.prepare import Data, open_data, prepare
+from onnxprune.pricing import _curve, _priced, probe_feeds
 from onnxprune.probe import open_prober
 from onnxprune.scoring import Scored, score
 
@@ -134,7 +135,7 @@ def test_the_budget_is_met_and_used(resnet: Case, allocate: str, budget: dict[st
 def test_allocation_by_damage_is_no_worse_than_equal_shares(
     name: str, target: float, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onnxprune.choose.SHARED_FACTOR", 1.0)
+    monkeypatch.setattr("onnxprune.pricing.SHARED_FACTOR", 1.0)
     made: Case = request.getfixturevalue(name)
     inputs = probe_feeds(made.data, 32)
     ours, uniform = (made.damage(made.widths(macs=target, allocate=kind), inputs) for kind in ("global", "uniform"))
@@ -145,7 +146,7 @@ def test_streams_are_held_dearer_than_their_own_probes_say(resnet: Case, monkeyp
     streams = [one.group.name for one in resnet.scored if len(one.group.readers) > 1]
     assert streams
     dear = resnet.widths(macs=0.5)
-    monkeypatch.setattr("onnxprune.choose.SHARED_FACTOR", 0.25)
+    monkeypatch.setattr("onnxprune.pricing.SHARED_FACTOR", 0.25)
     cheap = resnet.widths(macs=0.5)
     assert sum(dear[n] for n in streams) > sum(cheap[n] for n in streams)
 
@@ -277,8 +278,8 @@ def test_below_the_least_width_that_was_probed_less_left_is_more_damage(
     tiny: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wide layer was cut to almost nothing once, since there each further channel seemed to be free."""
-    monkeypatch.setattr("onnxprune.choose.MOST_WIDTHS", 3)
+    monkeypatch.setattr("onnxprune.pricing.MOST_WIDTHS", 3)
     one = max(tiny.scored, key=lambda scored: scored.group.width)
-    damage = np.array(_priced(one, list(range(1, 9)), [3, 4, 6], [0.8, 0.4, 0.1])[:-1])
+    damage = np.array(_priced(list(range(1, 9)), [3, 4, 6], [0.8, 0.4, 0.1], partial(_curve, one))[:-1])
     np.testing.assert_allclose(damage[[2, 3, 5]], [0.8, 0.4, 0.1])
     np.testing.assert_allclose(damage[:2], 0.8 * 8 ** np.array([2 / 3, 1 / 3]))
