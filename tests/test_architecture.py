@@ -38,7 +38,7 @@ ROWS = {
     "settings": "config report",
     "training": "training.*",
     "stages": "functions distilled prepare gradients.* importance flow final_responses nisp scoring allocate "
-    "probe ranks greedy choose "
+    "probe ranks together greedy choose "
     "verify planning clipping solve low_rank.* pairs descent adjust rebuild bench fidelity measure reporting "
     "tuning composing cutting rounds",
     "order": "pipeline replay folding finetuning",
