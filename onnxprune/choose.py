@@ -101,19 +101,10 @@ def choose(
     if config.allocate == "uniform" or float(cost(least)) > share or not candidates:
         why = "asked for" if config.allocate == "uniform" else "the groups with statistics to price are not enough"
         return chosen(uniform(candidates, cost, share), f"uniform: {why}")
-    own = "l0" if config.method == "l0" else "fisher with --fisher-cost" if config.fisher_cost else ""
-    if own and products:
-        raise BadInput(
-            f"{own} chooses widths by itself: let layers become products (--fc, --conv) in a run of their own"
-        )
-    if config.method == "fisher" and config.fisher_cost is not None:
-        choices = [Choice(w, damages(one, w) if len(w) > 1 else [0.0]) for one, w in zip(scored, priced, strict=True)]
-        gained = _saved(analysis, groups, costs, config.fisher_cost)
-        widths = cheapest_first(choices, cost, share, gained)
-        return chosen(widths, f"fisher: the least damage for {SAVED[config.fisher_cost]}")
-    if config.method == "l0":
-        widths = by_threshold([one.problem.importance for one in scored], candidates, cost, share)
-        return chosen(widths, "l0: the channels whose gates stay open under the budget's price")
+    if _chooses_itself(config):
+        if products:
+            raise BadInput(f"--method {config.method} sets widths itself: give --fc and --conv to a run of their own")
+        return chosen(*_by_scores(analysis, scored, priced, candidates, costs, config, cost, share))
     pairs, macs = list(zip(scored, priced, strict=False)), float(costs.macs(costs.full))
     of = (*scored, *products), tuple(map(tuple, priced))
 
@@ -125,6 +116,29 @@ def choose(
     together = partial(damage_together, analysis, prober, scored, products)
     best = best_together(choices, len(groups), cost, share, together)
     return chosen(best, "global: the outputs suffer least, by a probe of each group")
+
+
+def _chooses_itself(config: Config) -> bool:
+    return config.method == "l0" or (config.method == "fisher" and config.fisher_cost is not None)
+
+
+def _by_scores(
+    analysis: Analysis,
+    scored: Sequence[Scored],
+    priced: Sequence[Sequence[int]],
+    candidates: Sequence[Sequence[int]],
+    costs: CostModel,
+    config: Config,
+    cost: Cost,
+    share: float,
+) -> tuple[Widths, str]:
+    """The widths that the scores of a method ask for by themselves, and how that is called."""
+    if config.fisher_cost is None or config.method != "fisher":
+        widths = by_threshold([one.problem.importance for one in scored], candidates, cost, share)
+        return widths, "l0: the channels whose gates stay open under the budget's price"
+    choices = [Choice(w, damages(one, w) if len(w) > 1 else [0.0]) for one, w in zip(scored, priced, strict=True)]
+    gained = _saved(analysis, [one.group for one in scored], costs, config.fisher_cost)
+    return cheapest_first(choices, cost, share, gained), f"fisher: the least damage for {SAVED[config.fisher_cost]}"
 
 
 def uniform_widths(
@@ -155,7 +169,7 @@ def _by_rate(candidates: Sequence[Sequence[int]], came: Sequence[int], kind: Bud
 
 def _is_priced(scored: Scored, config: Config) -> bool:
     """Whether something tells what the group's channels are worth beside those of other groups."""
-    if config.method == "l0" or (config.method == "fisher" and config.fisher_cost is not None):
+    if _chooses_itself(config):
         return scored.problem.importance is not None
     return bool(scored.judges)
 

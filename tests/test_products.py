@@ -181,5 +181,5 @@ def test_nothing_to_do_is_said() -> None:
 
 
 def test_methods_that_choose_widths_by_themselves_are_refused() -> None:
-    with pytest.raises(BadInput, match="l0 chooses widths by itself"):
+    with pytest.raises(BadInput, match="--method l0 sets widths itself"):
         made(method="l0", fc="response", params=0.5)
