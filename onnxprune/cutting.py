@@ -17,6 +17,7 @@ from onnxprune.dependency import Keep
 from onnxprune.errors import BadInput
 from onnxprune.importance import SCORERS
 from onnxprune.layers import Layer, layers_in_order
+from onnxprune.low_rank.approximate import solver
 from onnxprune.low_rank.factors import Factors
 from onnxprune.op_rules.facts import Linear
 from onnxprune.passes.remove import remove
@@ -75,7 +76,7 @@ def cut(prepared: Prepared, data: Data, config: Config, stages: Stages) -> Cut:
     chosen, keep, refused = _choose(prepared, seen, data, config, stages)
     # The rebuild needs the targets alone: the moments of all layers go before it.
     left = seen.collected and replace(seen.collected, statistics={})
-    ranks = Ranks(worth(chosen.ranks, seen.layers, keep), config.fc or "response")
+    ranks = Ranks(worth(chosen.ranks, seen.layers, keep), solver(config.fc or "response", config.init))
     seen = replace(seen, scored=[], products=[], collected=left)
     with stages.stage("remove"):
         slim = remove(prepared.analysis, keep)

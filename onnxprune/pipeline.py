@@ -20,6 +20,7 @@ from onnxprune.progress import Progress, Silent, Stages
 from onnxprune.report import Report
 from onnxprune.reporting import Outcome, make_report
 from onnxprune.rounds import prune
+from onnxprune.torch_twin import require_torch
 from onnxprune.tuning import Course
 from onnxprune.verify import prove
 
@@ -73,6 +74,8 @@ def _run(
     settings: Config,
     stages: Stages,
 ) -> Result:
+    if settings.fc == "ger":
+        require_torch("--fc ger")
     with stages.stage("analyse"):
         loaded = load(model)
         judge = open_judge(loaded.model, eval, metric, settings)
@@ -104,5 +107,6 @@ def _run(
         tuned=pruned.tuned,
         rounds=pruned.rounds,
         notes=pruned.notes,
+        joint=pruned.joint,
     )
     return Result(like(slim, loaded), plan, make_report(loaded, settings, prepared, data, plan, outcome))

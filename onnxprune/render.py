@@ -8,7 +8,18 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxprune.config import BUDGETS
-from onnxprune.report import Accuracy, ClosedReport, EpochReport, Fidelity, Latency, Report, RoundReport, Totals, Tuned
+from onnxprune.report import (
+    Accuracy,
+    ClosedReport,
+    EpochReport,
+    Fidelity,
+    JointReport,
+    Latency,
+    Report,
+    RoundReport,
+    Totals,
+    Tuned,
+)
 
 LEAST_WIDTH = 120
 
@@ -132,6 +143,8 @@ def _lines(report: Report, verbose: bool) -> Iterable[tuple[str, str]]:
         yield "data", report.calibration.description
         yield from (("guessed", guess) for guess in report.calibration.guesses)
     yield from (round_line(one) for one in report.rounds)
+    if report.joint is not None:
+        yield _joint(report.joint)
     if report.tuned is not None:
         yield from tuned_lines(report.tuned)
     if report.fidelity is not None:
@@ -140,6 +153,14 @@ def _lines(report: Report, verbose: bool) -> Iterable[tuple[str, str]]:
     yield "proof", f"differs from the masked original by {report.proof:.1e} of its largest output"
     if verbose:
         yield "seconds", ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in report.seconds.items())
+
+
+def _joint(joint: JointReport) -> tuple[str, str]:
+    """What the joint training of factors came to."""
+    kept = f"epoch {joint.best} of {len(joint.epochs)} kept" if joint.best else "the start kept"
+    gain = f"squared error of the outputs {share(joint.before)} of their variance before, {share(joint.after)} after"
+    inputs = f"{joint.samples} to learn from, {joint.judges} to judge with"
+    return "joint", f"{joint.layers} layers: {gain}; {kept}, rate {joint.rate:g}; {inputs}"
 
 
 def fidelity_text(fidelity: Fidelity) -> str:

@@ -13,6 +13,7 @@ from onnxprune.costs import cost_model
 from onnxprune.dependency import Keep
 from onnxprune.graph import nodes_by_name
 from onnxprune.layers import layers_in_order
+from onnxprune.low_rank.approximate import solver
 from onnxprune.low_rank.factors import by_singular_values
 from onnxprune.measure import measure, open_judge
 from onnxprune.model_io import Loaded, ModelSource, like, load
@@ -33,7 +34,10 @@ from onnxprune.verify import prove
 
 FEW_SAMPLES = 64
 UNSOLVED = "Removal only: no layer was solved again; --calib with the inputs of the first run does that."
-
+UNTRAINED = (
+    "The factors of the plan (--fc ger) are {}, not trained together again: `onnxprune finetune --teacher` trains "
+    "what is written."
+)
 UNMEASURED = "Not measured, for that takes the memory of the whole model: --measure asks for it."
 
 
@@ -102,7 +106,7 @@ def _rebuilt(
     with stages.stage("collect") as tick:
         collected = collect(prepared.analysis.flat, layers, frozenset(), data.source, sampling, tick)
     method = next((one.method for one in plan.products), "response")
-    ranks = Ranks(worth({one.name: one.rank for one in plan.products}, layers, keep), method)
+    ranks = Ranks(worth({one.name: one.rank for one in plan.products}, layers, keep), solver(method))
     with stages.stage("rebuild", max((layer.wave for layer in layers), default=0) + 1) as tick:
         return rebuild(
             prepared.analysis, slim, keep, layers, wave, collected, data.source, sampling, config.rebuild, tick, ranks
@@ -124,6 +128,8 @@ def _report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, plan
         for g in report.groups
     )
     notes = () if outcome.solved else (UNSOLVED,) if config.measure else (UNSOLVED, UNMEASURED)
+    if any(one.method == "ger" for one in plan.products):
+        notes = (*notes, UNTRAINED.format("solved layer by layer (as)" if outcome.solved else "singular vectors"))
     reached = 1 - sum(g.kept for g in groups) / max(sum(g.width for g in groups), 1)
     budget = Budget(kind="plan", target=reached, reached=reached)
     return report.model_copy(update={"groups": groups, "budget": budget, "notes": notes})

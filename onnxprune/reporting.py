@@ -26,6 +26,7 @@ from onnxprune.report import (
     Calibrated,
     ClosedReport,
     GroupReport,
+    JointReport,
     LayerReport,
     ProductReport,
     Report,
@@ -54,6 +55,7 @@ class Outcome:
     tuned: Tuned | None = None
     rounds: tuple[RoundReport, ...] = ()
     notes: tuple[str, ...] = ()
+    joint: JointReport | None = None
 
 
 def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, plan: Plan, outcome: Outcome) -> Report:
@@ -86,7 +88,8 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
         calibration=_calibrated(data, outcome),
         groups=groups,
         closed=tuple(ClosedReport(name=c.name, width=c.width, reason=c.reason) for c in prepared.closed),
-        products=_products(prepared.analysis, plan, outcome.solved),
+        products=_products(prepared.analysis, plan, outcome),
+        joint=outcome.joint,
         layers=tuple(LayerReport(name=r.name, before=r.before, after=r.after) for r in outcome.solved),
         before=before,
         after=after,
@@ -101,8 +104,10 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
     )
 
 
-def _products(analysis: Analysis, plan: Plan, solved: Sequence[Rebuilt]) -> tuple[ProductReport, ...]:
+def _products(analysis: Analysis, plan: Plan, outcome: Outcome) -> tuple[ProductReport, ...]:
+    """Layers that were trained together have no error of their own: only that of the outputs was asked for."""
     sizes = {linear.node.name or "": (linear.features.shape[1], linear.outputs.shape[1]) for linear in analysis.linears}
+    solved = () if outcome.joint is not None and outcome.joint.best else outcome.solved
     errors = {one.name: one.after for one in solved if not math.isnan(one.after)}
     return tuple(
         ProductReport(

@@ -39,7 +39,7 @@ ROWS = {
     "stages": "functions distilled prepare gradients.* importance flow final_responses nisp scoring allocate "
     "probe greedy choose "
     "verify planning clipping solve pairs descent adjust rebuild bench fidelity measure reporting "
-    "tuning composing cutting rounds",
+    "tuning global_error composing cutting rounds",
     "order": "pipeline replay folding finetuning",
     "questions": "explain inspection judging doctor",
     "command line": "bars options output render render_facts showing commands cli __main__ __init__",
