@@ -90,7 +90,9 @@ class Config(BaseModel):
         None, RANKS, "Or the least rank that keeps this share of the variance of the layer's output.", gt=0, lt=1
     )
     init: Literal["as", "svd"] = option("as", RANKS, "What ger starts from.", "as|svd")
-    ger_epochs: int | None = option(None, RANKS, "How long ger trains; 20 if not given.", "EPOCHS", ge=1)
+    ger_epochs: int | None = option(
+        None, RANKS, "How long ger trains; 20 if not given, more with few inputs.", "EPOCHS", ge=1
+    )
     macs: float | None = option(
         None,
         "Budget",

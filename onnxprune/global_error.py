@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from onnxprune.training.joint import Joint
     from onnxprune.training.processes import Processes
 
-EPOCHS = 20
 FEWEST_BATCHES, JUDGED = 16, 0.125
 """Batches are smaller where there would be fewer; this share of them, one at least, judges."""
 MOST_BYTES = 4_000_000_000
@@ -145,7 +144,7 @@ def _train(
     require_same(run(open_session(found.tail), feeds), {name: tensor.cpu() for name, tensor in outputs.items()})
     if not joint.can_learn():
         return model, None
-    epochs = config.ger_epochs or EPOCHS
+    epochs = joint.epochs(config.ger_epochs)
     with stages.stage("reconstruct", epochs * len(joint.rows)) as tick, torch.random.fork_rng(devices=[]):
         told = joint.train(epochs, config.seed, stages.tell, tick)
     report = JointReport(

@@ -22,8 +22,12 @@ from onnxprune.training.optimise import SHORT, Optimiser
 from onnxprune.training.processes import Processes
 from onnxprune.training.schedule import plan
 
-RATES = (3e-3, 1e-3, 3e-4, 1e-4)
-"""Learning rates: one epoch with each, from the first on, until the next is no better."""
+RATES, TRIAL = (3e-3, 1e-3, 3e-4, 1e-4), 50
+"""Learning rates: so many steps with each, from the first on, until the next is no better."""
+EPOCHS, STEPS = 20, 600
+"""The length of a run, unless told otherwise: so many epochs, or as many as make so many steps."""
+PATIENCE = 4
+"""A run ends where so large a part of it, one in four, brought nothing."""
 
 
 @dataclass(frozen=True)
@@ -74,20 +78,24 @@ class Joint:
         outputs, answers, _ = self(self.rows, None)
         return bool(self.loss(outputs, answers).requires_grad)
 
+    def epochs(self, asked: int | None) -> int:
+        """How long a run is."""
+        return asked or max(EPOCHS, -(-STEPS // len(self.rows)))
+
     def train(self, epochs: int, seed: int, tell: Callable[[str], None], tick: Callable[[], None]) -> Trained:
         """Leave the best weights in the network: the start, if no epoch is better on the batches that judge."""
         judged = judge(self.judges, 1, self, self.loss, self.terms, self.together)
         assert judged is not None
-        rate = self._rate(seed)
+        rate = self._rate(epochs, seed)
         history, best = self._run(rate, epochs, seed, tell, tick)
         return Trained(judged.loss, rate, tuple(history), best)
 
-    def _rate(self, seed: int) -> float:
+    def _rate(self, epochs: int, seed: int) -> float:
         start = {name: p.detach().clone() for name, p in self.learned.items()}
-        losses: dict[float, float] = {}
+        losses, trial = dict[float, float](), min(epochs, max(1, round(TRIAL / len(self.rows))))
         for rate in RATES:
-            history, _ = self._run(rate, 1, seed, lambda text: None, lambda: None)
-            losses[rate] = next((e.validation for e in history if e.validation is not None), float("inf"))
+            history, _ = self._run(rate, trial, seed, lambda text: None, lambda: None)
+            losses[rate] = next((e.validation for e in history[-1:] if e.validation is not None), float("inf"))
             with torch.no_grad():
                 for name, parameter in self.learned.items():
                     parameter.copy_(start[name])
@@ -99,7 +107,7 @@ class Joint:
         self, rate: float, epochs: int, seed: int, tell: Callable[[str], None], tick: Callable[[], None]
     ) -> tuple[list[EpochReport], int]:
         """Train from where the weights stand; no epochs where a step leads beyond all numbers."""
-        config = Config(lr=rate, seed=seed)
+        config = Config(lr=rate, seed=seed, patience=max(epochs // PATIENCE, 1))
         optimiser = Optimiser(self.learned, config, self.together)
         start, order = optimiser.values(), plan(self.rows, 1, 1, epochs, seed, config.warmup)
         none, alone = Checkpoint(None, ""), self.together
