@@ -100,6 +100,10 @@ class Config(BaseModel):
     energy: float | None = option(
         None, RANKS, "Or the least rank that keeps this share of the variance of the layer's output.", gt=0, lt=1
     )
+    init: Literal["as", "svd"] = option("as", RANKS, "What ger starts from.", "as|svd")
+    ger_epochs: int | None = option(
+        None, RANKS, "How long ger trains; 20 if not given, more with few inputs.", "EPOCHS", ge=1
+    )
     macs: float | None = option(
         None,
         "Budget",
@@ -267,6 +271,13 @@ class Config(BaseModel):
         for pattern, share in self.ratios.items():
             if not 0 <= share < 1:
                 raise ValueError(f"ratios: {pattern!r} has {share}; the share of channels to remove lies in [0, 1)")
+        return self
+
+    @model_validator(mode="after")
+    def _joint(self) -> "Config":
+        asked = "--init" if self.init != "as" else "--ger-epochs" if self.ger_epochs is not None else ""
+        if asked and self.fc != "ger":
+            raise ValueError(f"{asked} is about the joint training of factors: give --fc ger as well")
         return self
 
     @model_validator(mode="after")

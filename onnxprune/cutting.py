@@ -19,6 +19,7 @@ from onnxprune.errors import BadInput
 from onnxprune.half_open import fold_half_open
 from onnxprune.importance import SCORERS
 from onnxprune.layers import Layer, layers_in_order
+from onnxprune.low_rank.approximate import solver
 from onnxprune.low_rank.factors import Factors
 from onnxprune.op_rules.facts import Linear
 from onnxprune.passes.remove import remove
@@ -96,7 +97,8 @@ def cut(prepared: Prepared, data: Data, config: Config, stages: Stages, shared: 
     chosen, keep, refused = _choose(prepared, seen, data, config, stages, shared)
     # The rebuild needs the targets alone: the moments of all layers go before it.
     left = seen.collected and replace(seen.collected, statistics={})
-    ranks = Ranks(worth(prepared.analysis, chosen.forms, seen.layers, keep), config.fc_rank or "response")
+    method = solver(config.fc_rank or "response", config.init)
+    ranks = Ranks(worth(prepared.analysis, chosen.forms, seen.layers, keep), method)
     seen = replace(seen, scored=[], products=[], collected=left)
     with stages.stage("remove"):
         slim, notes = _removed(prepared, keep, seen.importance, config)

@@ -24,6 +24,7 @@ from onnxprune.report import Report
 from onnxprune.reporting import Outcome, make_report
 from onnxprune.rounds import prune
 from onnxprune.sharing import ALONE, Alone
+from onnxprune.torch_twin import require_torch
 from onnxprune.verify import prove
 
 
@@ -78,6 +79,8 @@ def _run(
     stages: Stages,
     shared: Alone,
 ) -> Result:
+    if settings.fc == "ger":
+        require_torch("--fc ger")
     with stages.stage("analyse"):
         loaded = load(model)
         judge = open_judge(loaded.model, eval, metric, settings)
@@ -110,6 +113,7 @@ def _run(
         rounds=pruned.rounds,
         notes=pruned.notes,
         codes=coded.reports,
+        joint=pruned.joint,
     )
     return Result(like(slim, loaded), plan, make_report(loaded, settings, prepared, data, plan, outcome))
 

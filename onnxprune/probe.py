@@ -79,7 +79,7 @@ def open_prober(
     judged = judged_values(analysis.flat)
     changed = [_changed([(one, 0)], by_name) for one in scored]
     changed += [[layer.linear.weight, layer.bias] for layer in products if layer.bias is not None]
-    reads = {name for constants in changed for name in _reads(analysis.flat, constants)}
+    reads = {name for constants in changed for name in read_before(analysis.flat, constants)}
     computed = sorted((reads | set(judged)) - set(feeds))
     known = {**feeds, **run(open_session(analysis.flat, outputs=computed), feeds)}
     constants = {value: constant_array(analysis.flat, value) for value in chain.from_iterable(changed)}
@@ -122,7 +122,8 @@ def _changed(trial: Kept, layers: Mapping[str, Layer]) -> list[ir.Value]:
     return list(dict.fromkeys((*own, *loops)))
 
 
-def _downstream(model: ir.Model, start: Collection[str]) -> list[ir.Node]:
+def nodes_behind(model: ir.Model, start: Collection[str]) -> list[ir.Node]:
+    """The nodes of the graph that turn on these values, which may be constants, in order."""
     changed, nodes = set(start), []
     for node in model.graph:
         if any(value.name in changed for value in _inputs(node)):
@@ -131,9 +132,9 @@ def _downstream(model: ir.Model, start: Collection[str]) -> list[ir.Node]:
     return nodes
 
 
-def _reads(model: ir.Model, constants: Sequence[ir.Value]) -> set[str]:
+def read_before(model: ir.Model, constants: Sequence[ir.Value]) -> set[str]:
     """The activations that the graph from the readers of these constants on reads from before them."""
-    behind = _downstream(model, [value.name or "" for value in constants])
+    behind = nodes_behind(model, [value.name or "" for value in constants])
     made = {value.name for node in behind for value in node.outputs}
     before = {value.name for value in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs))} - made
     fixed = {value.name for value in computed_constants(model)}
@@ -148,9 +149,9 @@ def _inputs(node: ir.Node) -> list[ir.Value]:
 def _open_tail(model: ir.Model, constants: Sequence[ir.Value], judged: Sequence[str]) -> "ort.InferenceSession":
     """A session of the graph from the readers of these constants to the judged outputs; they are inputs of it."""
     names = [value.name or "" for value in constants]
-    made = {v.name for node in _downstream(model, names) for v in node.outputs}
+    made = {v.name for node in nodes_behind(model, names) for v in node.outputs}
     outputs = [name for name in judged if name in made]
-    return open_session(model, inputs=[*sorted(_reads(model, constants)), *names], outputs=outputs, threads=1)
+    return open_session(model, inputs=[*sorted(read_before(model, constants)), *names], outputs=outputs, threads=1)
 
 
 def _weights(trial: Kept, layers: Mapping[str, Layer], constants: Mapping[ir.Value, Array]) -> dict[str, Array]:

@@ -14,6 +14,7 @@ from onnxprune.report import (
     EpochReport,
     Fidelity,
     HeadReport,
+    JointReport,
     Latency,
     Report,
     RoundReport,
@@ -164,6 +165,8 @@ def _lines(report: Report, verbose: bool) -> Iterable[tuple[str, str]]:
         yield from (("guessed", guess) for guess in report.calibration.guesses)
     yield from (("new head", head_text(head)) for head in report.heads)
     yield from (round_line(one) for one in report.rounds)
+    if report.joint is not None:
+        yield _joint(report.joint)
     if report.tuned is not None:
         yield from tuned_lines(report.tuned)
     if report.fidelity is not None:
@@ -182,6 +185,14 @@ def head_text(head: HeadReport) -> str:
     agreement = "" if head.same_class is None else f"same class for {share(head.same_class)}, "
     missed = "" if head.error is None else f"; {agreement}misses {share(head.error)} of the variance of held-out ones"
     return f"{what}{head.source}, solved on {head.samples} inputs{missed}"
+
+
+def _joint(joint: JointReport) -> tuple[str, str]:
+    """What the joint training of factors came to."""
+    kept = f"epoch {joint.best} of {len(joint.epochs)} kept" if joint.best else "the start kept"
+    gain = f"squared error of the outputs {share(joint.before)} of their variance before, {share(joint.after)} after"
+    inputs = f"{joint.samples} to learn from, {joint.judges} to judge with"
+    return "joint", f"{joint.layers} layers: {gain}; {kept}, rate {joint.rate:g}; {inputs}"
 
 
 def fidelity_text(fidelity: Fidelity) -> str:

@@ -14,6 +14,7 @@ from onnxprune.dependency import Keep
 from onnxprune.graph import nodes_by_name
 from onnxprune.heads import prepare_headed
 from onnxprune.layers import layers_in_order
+from onnxprune.low_rank.approximate import solver
 from onnxprune.low_rank.convolutions import nearest
 from onnxprune.measure import measure, open_judge
 from onnxprune.model_io import Loaded, ModelSource, like, load
@@ -34,7 +35,10 @@ from onnxprune.verify import prove
 
 FEW_SAMPLES = 64
 UNSOLVED = "Removal only: no layer was solved again; --calib with the inputs of the first run does that."
-
+UNTRAINED = (
+    "The factors of the plan (--fc ger) are {}, not trained together again: `onnxprune finetune --teacher` trains "
+    "what is written."
+)
 UNMEASURED = "Not measured, for that takes the memory of the whole model: --measure asks for it."
 
 
@@ -110,7 +114,7 @@ def _rebuilt(
         collected = collect(prepared.analysis.flat, layers, frozenset(), data.source, sampling, tick)
     windows = {layer.name for layer in layers if is_window(layer.linear)}
     method = next((one.method for one in plan.products if one.name not in windows), "response")
-    ranks = Ranks(worth(prepared.analysis, planned(plan.products), layers, keep), method)
+    ranks = Ranks(worth(prepared.analysis, planned(plan.products), layers, keep), solver(method))
     with stages.stage("rebuild", max((layer.wave for layer in layers), default=0) + 1) as tick:
         return rebuild(
             prepared.analysis, slim, keep, layers, wave, collected, data.source, sampling, config.rebuild, tick, ranks
@@ -133,6 +137,8 @@ def _report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, plan
     )
     notes = () if outcome.solved else (UNSOLVED,) if config.measure else (UNSOLVED, UNMEASURED)
     notes = (*head_notes(prepared), *notes)
+    if any(one.method == "ger" for one in plan.products):
+        notes = (*notes, UNTRAINED.format("solved layer by layer (as)" if outcome.solved else "singular vectors"))
     reached = 1 - sum(g.kept for g in groups) / max(sum(g.width for g in groups), 1)
     budget = Budget(kind="plan", target=reached, reached=reached)
     return report.model_copy(update={"groups": groups, "budget": budget, "notes": notes})

@@ -143,6 +143,23 @@ class Tuned(_Frozen):
     best: int
 
 
+class JointReport(_Frozen):
+    """The joint training of all `layers` that became products (`--fc ger`), by which rate, and the epoch that was kept.
+
+    `before` and `after` are the squared error of the outputs over their variance, on the `judges`; `best` is 0 where
+    the start was kept.
+    """
+
+    layers: int
+    samples: int
+    judges: int
+    rate: float
+    epochs: tuple[EpochReport, ...]
+    best: int
+    before: float
+    after: float
+
+
 class RoundReport(_Frozen):
     """One of several cuts: widths of the groups that had lost channels by then, shares of the original that were left.
 
@@ -208,6 +225,7 @@ class Report(_Frozen):
     layers: tuple[LayerReport, ...]
     products: tuple[ProductReport, ...] = ()
     codes: tuple[CodesReport, ...] = ()
+    joint: JointReport | None = None
     before: Totals
     after: Totals
     proof: float

@@ -27,6 +27,7 @@ from onnxprune.report import (
     ClosedReport,
     CodesReport,
     GroupReport,
+    JointReport,
     LayerReport,
     ProductReport,
     Report,
@@ -56,6 +57,7 @@ class Outcome:
     rounds: tuple[RoundReport, ...] = ()
     notes: tuple[str, ...] = ()
     codes: tuple[CodesReport, ...] = ()
+    joint: JointReport | None = None
 
 
 def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, plan: Plan, outcome: Outcome) -> Report:
@@ -88,7 +90,8 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
         calibration=_calibrated(data, outcome),
         groups=groups,
         closed=tuple(ClosedReport(name=c.name, width=c.width, reason=c.reason) for c in prepared.closed),
-        products=_products(prepared.analysis, plan, outcome.solved),
+        products=_products(prepared.analysis, plan, outcome),
+        joint=outcome.joint,
         codes=outcome.codes,
         layers=tuple(LayerReport(name=r.name, before=r.before, after=r.after) for r in outcome.solved),
         before=before,
@@ -106,8 +109,10 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
     )
 
 
-def _products(analysis: Analysis, plan: Plan, solved: Sequence[Rebuilt]) -> tuple[ProductReport, ...]:
+def _products(analysis: Analysis, plan: Plan, outcome: Outcome) -> tuple[ProductReport, ...]:
+    """Layers that were trained together have no error of their own: only that of the outputs was asked for."""
     sizes = {linear.node.name or "": (linear.features.shape[1], linear.outputs.shape[1]) for linear in analysis.linears}
+    solved = () if outcome.joint is not None and outcome.joint.best else outcome.solved
     errors = {one.name: one.after for one in solved if not math.isnan(one.after)}
     return tuple(
         ProductReport(

@@ -14,12 +14,13 @@ from onnxprune.course import Course, pruned
 from onnxprune.cutting import Cut, cut, widths
 from onnxprune.dependency import Group, Keep
 from onnxprune.errors import BudgetNotMet
+from onnxprune.global_error import reconstruct
 from onnxprune.graph import every_node
 from onnxprune.op_rules.facts import Linear
 from onnxprune.passes.factorize_low_rank import Written, factorize_low_rank, multiplied
 from onnxprune.prepare import Data, Prepared
 from onnxprune.progress import Stages
-from onnxprune.report import RoundReport, Tuned
+from onnxprune.report import JointReport, RoundReport, Tuned
 from onnxprune.sharing import ALONE, Alone
 from onnxprune.training.samples import Samples
 from onnxprune.tuning import tune
@@ -64,6 +65,7 @@ class Pruned:
     rounds: tuple[RoundReport, ...] = ()
     whole: ir.Model | None = None
     written: tuple[Written, ...] = ()
+    joint: JointReport | None = None
 
     def solved(self, model: ir.Model) -> ir.Model:
         """The numbers of a model in the layers of the original, products multiplied out."""
@@ -90,6 +92,9 @@ def prune(
     for number, step in enumerate(steps, 1):
         with stages.part(step.name):
             done = _as_products(_cut(prepared, done, step, data, stages, shared))
+            if done.written and step.config.fc == "ger":
+                model, joint, notes = reconstruct(prepared, done.model, done.written, data, step.config, stages)
+                done = replace(done, model=model, joint=joint, notes=(*done.notes, *notes))
             if samples is not None and step.epochs is not None:
                 at = course if number == len(steps) else course.before(number)
                 task = pruned(prepared, done.model, done.keep, done.written, samples, at, step.config)

@@ -52,7 +52,7 @@ def tune(task: Task, epochs: float, config: Config, stages: Stages) -> tuple[ir.
     require_torch("fine-tuning")
     inner = boundaries(task) if config.match_features else []
     tuned, (told, sample) = fine_tune(task.model, lambda twin: _train(twin, task, inner, epochs, config, stages), inner)
-    _require_same(run(open_session(tuned), sample.feeds), sample.outputs)
+    require_same(run(open_session(tuned), sample.feeds), sample.outputs)
     return tuned, told
 
 
@@ -106,7 +106,7 @@ def _run(
     teacher = None if task.teacher is None else Teacher(task.teacher, inner, task.select, together.device)
     step = _Step(twin, samples, teacher, Augment(config.augment, samples, _image(config), config.seed), False)
     sample = step.sample(rows[: order.batch])
-    _require_same(run(open_session(task.model), sample.feeds), sample.outputs)
+    require_same(run(open_session(task.model), sample.feeds), sample.outputs)
     kinds, features = _kinds(step, rows[:PROBED], order.batch, inner)
     if config.reinit:
         reinit(learned, task.fans, task.biases, config.seed)
@@ -221,7 +221,8 @@ def _kinds(step: _Step, rows: Array, batch: int, inner: Sequence[str]) -> "tuple
     return terms({name: answers[name] for name in answers if name not in inner}), plain
 
 
-def _require_same(wanted: Mapping[str, Array], found: "Mapping[str, Tensor]") -> None:
+def require_same(wanted: Mapping[str, Array], found: "Mapping[str, Tensor]") -> None:
+    """Raises ProofFailed where what torch computes is not what the runtime does."""
     for name, array in wanted.items():
         if not np.issubdtype(array.dtype, np.floating):
             continue

@@ -41,7 +41,7 @@ ROWS = {
     "stages": "functions inserted distilled sharing prepare gradients.* importance flow final_responses nisp scoring "
     "allocate probe ranks together pricing greedy choose tails heads "
     "verify half_open planning clipping solve low_rank.* pairs descent adjust rebuild bench fidelity resident measure "
-    "coding reporting course tuning composing cutting rounds",
+    "coding reporting course tuning global_error composing cutting rounds",
     "order": "pipeline replay folding finetuning",
     "sweeps": "sweeping.*",
     "questions": "explain inspection judging doctor single_layers curves",

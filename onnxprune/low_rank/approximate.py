@@ -82,3 +82,8 @@ METHODS: Mapping[str, Callable[[Fit | None, F64, F64, int, str], Approximation]]
     "response": response,
     "as": activation_aware,
 }
+
+
+def solver(method: str, init: str = "as") -> str:
+    """The method that finds the factors layer by layer: for `ger`, which trains them afterwards, its start."""
+    return method if method in METHODS else {"as": "as", "svd": "lrd"}[init]

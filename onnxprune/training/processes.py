@@ -55,12 +55,20 @@ class Processes:
                 dist.broadcast(parameter.data, 0)
 
 
+def alone() -> Processes:
+    """This process by itself: where there are others, each does the same."""
+    return Processes(0, 1, _device())
+
+
+def _device() -> torch.device:
+    number = int(os.environ.get("LOCAL_RANK", "0"))
+    return torch.device("cuda", number) if torch.cuda.is_available() else torch.device("cpu")
+
+
 @contextmanager
 def joined() -> Iterator[Processes]:
     """The processes that torchrun started this one with; alone otherwise."""
-    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
+    world, rank, device = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0")), _device()
     if world == 1 or dist.is_initialized():
         yield Processes(rank, world, device)
         return

@@ -1,0 +1,127 @@
+"""Some constants of a network trained together toward given answers, batch by batch, at the rate that a trial finds."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from onnxprune.calibration.tape import Tape
+from onnxprune.config import Config
+from onnxprune.errors import BadInput
+from onnxprune.graph import Array
+from onnxprune.report import EpochReport
+from onnxprune.torch_twin import Twin
+from onnxprune.torch_twin.tensors import to_tensor
+from onnxprune.training.checkpoint import Checkpoint
+from onnxprune.training.judge import judge
+from onnxprune.training.loop import Loop
+from onnxprune.training.losses import Named, Term
+from onnxprune.training.optimise import SHORT, Optimiser
+from onnxprune.training.processes import Processes
+from onnxprune.training.schedule import plan
+
+RATES, TRIAL = (3e-3, 1e-3, 3e-4, 1e-4), 50
+"""Learning rates: so many steps with each, from the first on, until the next is no better."""
+EPOCHS, STEPS = 20, 600
+"""The length of a run, unless told otherwise: so many epochs, or as many as make so many steps."""
+PATIENCE = 4
+"""A run ends where so large a part of it, one in four, brought nothing."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The loss on the batches that judge before any step; and of the run: its rate, its epochs, which was best."""
+
+    before: float
+    rate: float
+    epochs: tuple[EpochReport, ...]
+    best: int
+
+    @property
+    def after(self) -> float:
+        """The loss of what was kept."""
+        return next(
+            (e.validation for e in self.epochs if e.epoch == self.best and e.validation is not None), self.before
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """A network, its constants that learn, and the batches: what it reads (`given`) and what it should answer.
+
+    `rows` are the numbers of the batches that it learns from, `judges` of those that tell which weights are kept.
+    """
+
+    twin: Twin
+    learned: Mapping[str, Tensor]
+    given: Mapping[str, Tape]
+    answers: Mapping[str, Tape]
+    terms: Sequence[Term]
+    rows: Array
+    judges: Array
+    together: Processes
+
+    def __call__(self, rows: Array, epoch: int | None) -> tuple[Named, Named, Tensor | None]:
+        """Outputs and answers of the one batch in `rows`."""
+        number = int(rows[0])
+        return self.twin(**self._tensors(self.given, number)), self._tensors(self.answers, number), None
+
+    def loss(self, outputs: Named, answers: Named, labels: Tensor | None = None) -> Tensor:
+        """The mean over the outputs of their squared error, over the variance of the answers."""
+        apart = [(_wide(outputs[t.name]) - _wide(answers[t.name])).square().mean() / t.scale for t in self.terms]
+        return torch.stack(apart).mean()
+
+    def can_learn(self) -> bool:
+        """Whether what learns has a gradient: an operator that torch does not know has none."""
+        outputs, answers, _ = self(self.rows, None)
+        return bool(self.loss(outputs, answers).requires_grad)
+
+    def epochs(self, asked: int | None) -> int:
+        """How long a run is."""
+        return asked or max(EPOCHS, -(-STEPS // len(self.rows)))
+
+    def train(self, epochs: int, seed: int, tell: Callable[[str], None], tick: Callable[[], None]) -> Trained:
+        """Leave the best weights in the network: the start, if no epoch is better on the batches that judge."""
+        judged = judge(self.judges, 1, self, self.loss, self.terms, self.together)
+        assert judged is not None
+        rate = self._rate(epochs, seed)
+        history, best = self._run(rate, epochs, seed, tell, tick)
+        return Trained(judged.loss, rate, tuple(history), best)
+
+    def _rate(self, epochs: int, seed: int) -> float:
+        start = {name: p.detach().clone() for name, p in self.learned.items()}
+        losses, trial = dict[float, float](), min(epochs, max(1, round(TRIAL / len(self.rows))))
+        for rate in RATES:
+            history, _ = self._run(rate, trial, seed, lambda text: None, lambda: None)
+            losses[rate] = next((e.validation for e in history[-1:] if e.validation is not None), float("inf"))
+            with torch.no_grad():
+                for name, parameter in self.learned.items():
+                    parameter.copy_(start[name])
+            if any(later >= earlier < float("inf") for earlier, later in pairwise(losses.values())):
+                break
+        return min(losses, key=lambda rate: losses[rate])
+
+    def _run(
+        self, rate: float, epochs: int, seed: int, tell: Callable[[str], None], tick: Callable[[], None]
+    ) -> tuple[list[EpochReport], int]:
+        """Train from where the weights stand; no epochs where a step leads beyond all numbers."""
+        config = Config(lr=rate, seed=seed, patience=max(epochs // PATIENCE, 1))
+        optimiser = Optimiser(self.learned, config, self.together)
+        start, order = optimiser.values(), plan(self.rows, 1, 1, epochs, seed, config.warmup)
+        none, alone = Checkpoint(None, ""), self.together
+        loop = Loop(self, self.loss, self.terms, order, self.judges, optimiser, none, alone, config, tell, tick)
+        try:
+            return loop.run(False)
+        except BadInput:  # it diverged
+            optimiser.put(start)
+            return [], 0
+
+    def _tensors(self, held: Mapping[str, Tape], number: int) -> dict[str, Tensor]:
+        return {name: to_tensor(tape[number]).to(self.together.device) for name, tape in held.items()}
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Squares of 16 bits overflow."""
+    return tensor.float() if tensor.dtype in SHORT else tensor
