@@ -141,3 +141,12 @@ def test_half_precision_stays_half_precision() -> None:
     factored, _ = factorize_low_rank(model, {"MatMul:y": (np.eye(6)[:2], np.ones((6, 2)))})
     assert {str(array_of(value).dtype) for value in constants(factored)} == {"float16"}
     onnx.checker.check_model(ir.to_proto(factored), full_check=True)
+
+
+def test_scalars_stay_scalars() -> None:
+    body = "h = MatMul (x, w) y = Mul (h, s)"
+    weights: Weights = {"w": (6, 6), "s": np.array(0.5, np.float32)}
+    model = normalise(load(model_from_text("(float[N,6] x) => (float[N,6] y)", body, weights)).model)
+    factored, told = factorize_low_rank(model, {"MatMul:h": (np.eye(6)[:2], np.ones((6, 2)))})
+    shapes = {value.name: array_of(value).shape for value in constants(multiplied(model, factored, told))}
+    assert shapes == {"w": (6, 6), "s": ()}
