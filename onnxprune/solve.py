@@ -42,7 +42,7 @@ class Solution:
 class Fit:
     """The plain least-squares fit of a block, weight (n, F) and bias (n,), and what it was solved from.
 
-    Blocks too wide for sums have rows alone. `error` judges on held-out rows.
+    Blocks too wide for sums have rows alone. `error` judges on held-out rows, of which some are `judges`.
     """
 
     weight: F64
@@ -51,6 +51,7 @@ class Fit:
     error: Error
     moments: Moments | None = None
     factor: RidgeFactor | None = None
+    judges: Sequence[ClippedRows] = ()
 
     def spread(self, weight: F64) -> F64:
         """(n, n) how outputs of a weight vary, W G Wᵀ."""
@@ -75,6 +76,7 @@ class _Seen:
     tally: Tally | None
     held: list[tuple[Rows, Rows]] = field(default_factory=list)
     kept: list[ClippedRows] = field(default_factory=list)
+    judges: list[ClippedRows] = field(default_factory=list)
     means: "_Means" = field(default_factory=lambda: _Means())
 
     def absorb(self, other: "_Seen") -> None:
@@ -83,6 +85,7 @@ class _Seen:
             self.tally.absorb(other.tally)
         self.held += other.held
         self.kept += other.kept
+        self.judges += other.judges
         self.means.absorb(other.means)
 
 
@@ -132,7 +135,7 @@ class Block:
         weak = (features > FEW) + (rows < PLENTY * features)
         self._ridges = RIDGES[min(weak, len(RIDGES) - 1) :]
         self._lanes = [_Seen(Tally(features, outputs) if narrow else None) for _ in range(LANES)]
-        self._clipped, self._keeps = clipped, clipped or keeps
+        self._clipped, self._keeps = clipped, keeps
         self._judge: Error | None = None
         self._share = share
 
@@ -150,10 +153,14 @@ class Block:
             lane.tally.add(x[:solving], wanted[:solving])
             if held.start < len(x):
                 lane.held.append((x[held].copy(), wanted[held]))
-        if lane.tally is None or self._keeps:
+        if lane.tally is None or self._clipped or self._keeps:
             step = max(1, round(1 / self._share))
-            rows = slice(batch % step, None, step)
-            lane.kept.append(ClippedRows(x[rows].copy(), target[rows].copy(), offset[rows].copy()))
+            every = slice(batch % step, None, step)
+            if self._keeps:
+                held = held_out(len(x), batch)
+                lane.judges.append(_some(x, target, offset, held))
+                every = slice(every.start, held.start, step)
+            lane.kept.append(_some(x, target, offset, every))
 
     def solve(self, prior: F64, bias: F64) -> Solution:
         """The refit, with the strongest ridge that is as good as any on held-out rows."""
@@ -185,7 +192,8 @@ class Block:
         self._judge = error
         factor = RidgeFactor(moments.gram, rho)
         weight = factor.solve(moments.cross, prior)
-        return Fit(weight, moments.mean_y - weight @ moments.mean_x, seen.kept, error, moments, factor)
+        bias = moments.mean_y - weight @ moments.mean_x
+        return Fit(weight, bias, seen.kept, error, moments, factor, seen.judges)
 
     def scale(self, prior: F64, bias: F64, units: Atoms) -> Solution:
         """One factor a unit instead of a new weight (ThiNet §3.3); `units` (F,) tells which unit a feature is of."""
@@ -227,6 +235,10 @@ def _ridge(tally: Tally, held: Sequence[tuple[Rows, Rows]], prior: F64, candidat
         return candidates[-1]
     inside = tally.moments()
     return choose_ridge(inside, HeldRows(held, inside.mean_x), prior, candidates)
+
+
+def _some(x: Rows, target: Rows, offset: Rows, rows: slice) -> ClippedRows:
+    return ClippedRows(x[rows].copy(), target[rows].copy(), offset[rows].copy())
 
 
 def _fit_wide(kept: Sequence[ClippedRows], prior: F64) -> Fit:

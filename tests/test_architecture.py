@@ -14,6 +14,7 @@ FOLDERS = {
     "onnxprune.criteria": "onnxprune/criteria",
     "onnxprune.op_rules": "onnxprune/op_rules",
     "onnxprune.gradients": "onnxprune/gradients",
+    "onnxprune.low_rank": "onnxprune/low_rank",
     "onnxprune.torch_twin": "onnxprune/torch_twin",
     "onnxprune.torch_twin.ops": "onnxprune/torch_twin/ops",
     "onnxprune.training": "onnxprune/training",
@@ -37,8 +38,8 @@ ROWS = {
     "settings": "config report",
     "training": "training.*",
     "stages": "functions distilled prepare gradients.* importance flow final_responses nisp scoring allocate "
-    "probe greedy choose "
-    "verify planning clipping solve pairs descent adjust rebuild bench fidelity measure reporting "
+    "probe ranks greedy choose "
+    "verify planning clipping solve low_rank.* pairs descent adjust rebuild bench fidelity measure reporting "
     "tuning global_error composing cutting rounds",
     "order": "pipeline replay folding finetuning",
     "questions": "explain inspection judging doctor",

@@ -100,11 +100,13 @@ def test_full_rank_gives_the_whole_fit_again() -> None:
 
 @pytest.mark.parametrize("activation", ["Relu", "Sigmoid", "Tanh"])
 def test_behind_an_activation_the_aware_fit_is_nearer(activation: str) -> None:
-    problem = Problem(rows=2000)
-    problem.y -= np.float32(2)
+    problem = Problem(rows=3000)
+    problem.x = (problem.x - problem.x.mean(axis=0)) / problem.x.std(axis=0)
+    problem.bias = -np.ones(9)
+    problem.y = (problem.x @ problem.weight.T + problem.bias).astype(np.float32)
     linear = problem.error(*problem.solved("response", 3), activation)
     aware = problem.error(*problem.solved("as", 3, activation), activation)
-    assert aware < 0.98 * linear
+    assert aware < 0.95 * linear
 
 
 def test_without_a_known_activation_the_aware_fit_is_the_linear_one() -> None:
@@ -123,7 +125,7 @@ def test_the_inner_step_is_as_good_as_a_grid_search(activation: str, z: float, g
         return np.asarray((function(np.float64(z)) - function(y)) ** 2 + weight * (y - given_) ** 2)
 
     found = NEAREST[activation](np.array([z]), np.array([given_]), weight)
-    assert cost(found)[0] <= cost(grid).min() + 1e-6
+    assert cost(found)[0] <= cost(grid).min() + 1e-5
 
 
 @pytest.mark.parametrize("activation", sorted(NEAREST))

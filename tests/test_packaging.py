@@ -15,6 +15,7 @@ PARTS = (
     "onnxprune/criteria",
     "onnxprune/op_rules",
     "onnxprune/gradients",
+    "onnxprune/low_rank",
     "onnxprune/torch_twin",
     "onnxprune/torch_twin/ops",
     "onnxprune/training",

@@ -10,11 +10,16 @@ import numpy as np
 from scipy.special import expit
 
 from onnxprune.calibration.rows import Rows
+from onnxprune.graph import Array
 
 Nearest = Callable[[Rows, Rows, float], Rows]
 """(z, y', λ) → y."""
 STEPS, TRIALS = 12, 9
 """Of the one-dimensional search: Newton's steps, and the places that it may start from."""
+
+
+def _relu(y: Rows) -> Rows:
+    return np.maximum(y, 0)
 
 
 def nearest_before_relu(z: Rows, given: Rows, weight: float) -> Rows:
@@ -64,6 +69,7 @@ def _better(best: Rows, least: Rows, trial: Rows, cost: Rows) -> tuple[Rows, Row
     return np.where(lower, cost, least), np.where(lower, trial, best)
 
 
+FUNCTIONS: dict[str, Callable[[Rows], Array]] = {"Relu": _relu, "Sigmoid": expit, "Tanh": np.tanh}
 NEAREST: dict[str, Nearest] = {
     "Relu": nearest_before_relu,
     "Sigmoid": nearest_before_sigmoid,

@@ -1,6 +1,6 @@
 """A block of a layer solved for a weight of low rank, by any method (docs/methods.md, *Low-rank layers*)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -8,7 +8,8 @@ import numpy as np
 from onnxprune.calibration.least_squares import RIDGES, RidgeFactor
 from onnxprune.calibration.rows import Rows
 from onnxprune.clipping import ClippedRows, alternate
-from onnxprune.low_rank.activations import NEAREST, Nearest
+from onnxprune.graph import Array
+from onnxprune.low_rank.activations import FUNCTIONS, NEAREST, Nearest
 from onnxprune.low_rank.factors import Factors, Responses, by_singular_values
 from onnxprune.native import F64
 from onnxprune.solve import PLENTY, Fit
@@ -37,7 +38,10 @@ def response(fit: Fit | None, prior: F64, bias: F64, rank: int, activation: str)
 
 
 def activation_aware(fit: Fit | None, prior: F64, bias: F64, rank: int, activation: str) -> Approximation:
-    """What does so behind the activation (Zhang et al. 2015); the linear one where no known activation follows."""
+    """What does so behind the activation (Zhang et al. 2015).
+
+    The linear one where no known activation follows, or where rows held out say that it is nearer.
+    """
     assert fit is not None
     start, shift = response(fit, prior, bias, rank, activation)
     nearest, moments, factor = NEAREST.get(activation), fit.moments, fit.factor
@@ -54,8 +58,19 @@ def activation_aware(fit: Fit | None, prior: F64, bias: F64, rank: int, activati
         return last[0].product()
 
     slacks = [partial(_slack, nearest, weight) for weight in WEIGHTS for _ in range(ROUNDS)]
-    _, shift = alternate(fit.rows, moments, refit, (start.product(), shift), slacks)
-    return last[0], shift
+    _, moved = alternate(fit.rows, moments, refit, (start.product(), shift), slacks)
+    tried = ((start, shift), (last[0], moved))
+    return min(tried, key=lambda one: _missing(fit.judges, FUNCTIONS[activation], *one))
+
+
+def _missing(judges: Sequence[ClippedRows], function: Callable[[Rows], Array], factors: Factors, bias: F64) -> float:
+    """The squared error behind the activation, on rows held out."""
+    product, total = factors.product(), 0.0
+    for part in judges:
+        given = part.x @ product.T + bias + part.offset
+        missing = function(part.target) - function(given.astype(np.float32))
+        total += float(np.sum(missing**2, dtype=np.float64))
+    return total
 
 
 def _slack(nearest: Nearest, weight: float, part: ClippedRows, given: Rows) -> Rows:
