@@ -23,7 +23,7 @@ from onnxprune.probe import STILL, judged_values, nodes_behind, read_before
 from onnxprune.progress import Stages, Tick
 from onnxprune.report import JointReport
 from onnxprune.runtime import open_session, run, subgraph
-from onnxprune.tuning import require_same
+from onnxprune.verify import require_same
 
 if TYPE_CHECKING:
     from onnxprune.torch_twin import Twin

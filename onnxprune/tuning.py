@@ -15,7 +15,7 @@ from onnxprune.calibration.images import ImageOptions
 from onnxprune.calibration.source import MADE_UP
 from onnxprune.config import TUNING, Config, panel
 from onnxprune.dependency import Keep
-from onnxprune.errors import BadInput, ProofFailed
+from onnxprune.errors import BadInput
 from onnxprune.graph import Array, array_of, constants, every_node, values_by_name
 from onnxprune.labels import Label
 from onnxprune.passes.factorize_low_rank import Written
@@ -29,6 +29,7 @@ from onnxprune.torch_twin import require_torch
 from onnxprune.training.augment import Augment
 from onnxprune.training.samples import Samples, open_samples, spooled
 from onnxprune.training.schedule import plan, split
+from onnxprune.verify import require_same
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 PROBED = 256
 """Samples that tell what an output holds."""
-SAME, SAME_SHORT = 1e-3, 2e-2
-"""How far the twin may be from the runtime before it is trained, over the largest value; in 16 bits."""
 
 Select = Callable[[str, Array], Array]
 
@@ -331,17 +330,6 @@ def _kinds(step: _Step, rows: Array, batch: int, inner: Sequence[str]) -> "tuple
     alike = [name for name in inner if tuple(sample.outputs[name].shape) == several[0][name].shape]
     plain = [Term(term.name, "numbers", term.scale) for term in terms({name: answers[name] for name in alike})]
     return terms({name: answers[name] for name in answers if name not in inner}), plain
-
-
-def require_same(wanted: Mapping[str, Array], found: "Mapping[str, Tensor]") -> None:
-    """Raises ProofFailed where what torch computes is not what the runtime does."""
-    for name, array in wanted.items():
-        if not np.issubdtype(array.dtype, np.floating):
-            continue
-        apart = np.abs(found[name].double().numpy() - array.astype(np.float64)).max(initial=0.0)
-        size = max(np.abs(array.astype(np.float64)).max(initial=0.0), 1e-30)
-        if not apart <= (SAME if array.dtype.itemsize > 2 else SAME_SHORT) * size:
-            raise ProofFailed(f"torch computes output {name!r} otherwise than onnxruntime, by {apart / size:.1e} of it")
 
 
 def _named(term: "Term", config: Config) -> str:
