@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import figures
 import numpy as np
@@ -19,13 +20,18 @@ import onnxprune
 
 @dataclass(frozen=True)
 class Task:
-    """The model, unlabelled images as the network takes them (N, 3, 32, 32), and the share of MACs that may stay."""
+    """The model, images as the network takes them (N, 3, 32, 32), and the share of MACs that may stay.
+
+    `classes` are labels, for those who are given some.
+    """
 
     model: onnx.ModelProto
     images: np.ndarray
     share: float
+    classes: np.ndarray | None = None
 
 
+Model = TypeVar("Model")
 Contender = Callable[[Task], onnx.ModelProto]
 
 
@@ -54,12 +60,18 @@ def torch_pruning_by(criterion: str, spread: bool, batchnorm: bool) -> Contender
     """Torch-Pruning: one ratio for every layer, or (`spread`) one ranking; `batchnorm` estimates it anew with data."""
 
     def run(task: Task) -> onnx.ModelProto:
-        def pruned(ratio: float) -> onnx.ModelProto:
-            return to_onnx(_torch_pruned(task, criterion, spread, ratio, batchnorm))
-
-        return _within_budget(pruned, task)
+        return to_onnx(torch_pruned(task, criterion, spread, batchnorm))
 
     return run
+
+
+def torch_pruned(task: Task, criterion: str, spread: bool, batchnorm: bool) -> nn.Module:
+    """What Torch-Pruning makes of the network within the budget."""
+    return _within_budget(
+        lambda ratio: _torch_pruned(task, criterion, spread, ratio, batchnorm),
+        lambda module: figures.macs(to_onnx(module)),
+        task,
+    )
 
 
 def _torch_pruned(task: Task, criterion: str, spread: bool, ratio: float, batchnorm: bool) -> nn.Module:
@@ -74,9 +86,12 @@ def _torch_pruned(task: Task, criterion: str, spread: bool, ratio: float, batchn
         ignored_layers=[module.fc],
     )
     if criterion == "Taylor":
-        # No labels here: the network's own answers stand in for them.
-        logits = module(images)
-        nn.functional.cross_entropy(logits, logits.argmax(1)).backward()
+        # Without labels the network's own answers stand in for them.
+        for part, batch in enumerate(images.split(256)):
+            logits = module(batch)
+            known = task.classes is not None
+            classes = torch.from_numpy(task.classes[part * 256 :][: len(batch)]) if known else logits.argmax(1)
+            nn.functional.cross_entropy(logits, classes, reduction="sum").backward()
     pruner.step()
     if batchnorm:
         _estimate_batchnorm(module, images)
@@ -108,18 +123,18 @@ def onnxsim_by(criterion: str) -> Contender:
                 return onnxsim.pruning.apply_structured_wanda_pruning(model, feeds, sparsity=sparsity)
             return onnxsim.pruning.apply_structured_pruning(model, sparsity, criterion.lower())
 
-        return _within_budget(pruned, task)
+        return _within_budget(pruned, figures.macs, task)
 
     return run
 
 
-def _within_budget(pruned: Callable[[float], onnx.ModelProto], task: Task) -> onnx.ModelProto:
+def _within_budget(pruned: Callable[[float], Model], macs: Callable[[Model], int], task: Task) -> Model:
     """The model of the smallest ratio that meets the budget, by bisection."""
     target, low, high, best = task.share * figures.macs(task.model), 0.0, 0.95, None
     for _ in range(7):
         middle = (low + high) / 2
         model = pruned(middle)
-        if figures.macs(model) <= target:
+        if macs(model) <= target:
             high, best = middle, model
         else:
             low = middle

@@ -108,6 +108,9 @@ def collect(
     for batch in ahead(seen, enumerate(_parts(model, layers, source, sampling))):
         each(add, batch)
         tick()
+    for one in statistics.values():
+        for tally in (*one.solve, *one.held):
+            tally.settle()
     release_all(model)
     return Collected(statistics, targets)
 

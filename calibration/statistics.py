@@ -69,7 +69,7 @@ class Tally:
 
     def absorb(self, other: Tally) -> None:
         """Add the rows that another tally of the same sizes has seen."""
-        other._flush()
+        other.settle()
         if other._shift is None:
             return
         if self._shift is None:
@@ -93,7 +93,7 @@ class Tally:
         """The centred moments a row; raises ValueError where no row was seen."""
         if self._shift is None:
             raise ValueError("no rows were collected: the calibration data never reached this layer")
-        self._flush()
+        self.settle()
         mean_x, mean_y = self._x / self.count, self._y / self.count
         gram = self._gram / np.float32(self.count)
         means = mean_x[None].astype(np.float32)
@@ -117,10 +117,10 @@ class Tally:
         self.count += len(inputs)
         self._waiting += len(inputs)
         if self._waiting == len(self._rows):
-            self._flush()
+            self.settle()
 
-    def _flush(self) -> None:
-        """Sum the rows that wait."""
+    def settle(self) -> None:
+        """Sum the rows that wait; from then on several threads may ask for the moments."""
         x, y = self._rows[: self._waiting], self._targets[: self._waiting]
         self._waiting = 0
         if not len(x):

@@ -8,13 +8,15 @@ from onnxprune.version import __version__
 
 if TYPE_CHECKING:
     from onnxprune.config import Config
+    from onnxprune.curves import sensitivity
     from onnxprune.finetuning import finetune
     from onnxprune.folding import Folded, FoldReport, fold
     from onnxprune.inspection import inspect
     from onnxprune.pipeline import Result, compress
     from onnxprune.plan import Plan, load_plan
     from onnxprune.replay import apply_plan
-    from onnxprune.report import Report
+    from onnxprune.report import Report, Sensitivity
+    from onnxprune.sweeping.run import sweep
     from onnxprune.torch_twin import to_torch
 
 # Imported when first used: `onnxprune --help` should not wait for onnx and numpy.
@@ -25,12 +27,15 @@ _LAZY = {
     "Plan": "onnxprune.plan",
     "Report": "onnxprune.report",
     "Result": "onnxprune.pipeline",
+    "Sensitivity": "onnxprune.report",
     "apply_plan": "onnxprune.replay",
     "compress": "onnxprune.pipeline",
     "finetune": "onnxprune.finetuning",
     "fold": "onnxprune.folding",
     "inspect": "onnxprune.inspection",
     "load_plan": "onnxprune.plan",
+    "sensitivity": "onnxprune.curves",
+    "sweep": "onnxprune.sweeping.run",
     "to_torch": "onnxprune.torch_twin",
 }
 
@@ -52,6 +57,7 @@ __all__ = [
     "ProofFailed",
     "Report",
     "Result",
+    "Sensitivity",
     "__version__",
     "apply_plan",
     "compress",
@@ -59,6 +65,8 @@ __all__ = [
     "fold",
     "inspect",
     "load_plan",
+    "sensitivity",
+    "sweep",
     "to_torch",
 ]
 

@@ -3,37 +3,31 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, islice
 from typing import Literal
 
 import numpy as np
 
-from onnxprune.allocate import Choice, Cost, Widths, least_damage, uniform
-from onnxprune.calibration.window import batch_of, cut
+from onnxprune.allocate import Choice, Cost, Widths, uniform
 from onnxprune.config import Config
-from onnxprune.costs import CostModel, Float, activation_cost, product_cost, runtime_cost
+from onnxprune.costs import CostModel, activation_cost, product_cost, runtime_cost
 from onnxprune.dependency import Analysis, Group
-from onnxprune.graph import Array
+from onnxprune.errors import BadInput
 from onnxprune.greedy import by_threshold, cheapest_first, damages
 from onnxprune.layers import Layer
-from onnxprune.parallel import each
+from onnxprune.low_rank.factors import Form
 from onnxprune.prepare import Data, matches
-from onnxprune.probe import Prober, open_prober
+from onnxprune.pricing import open_priced, probed
+from onnxprune.probe import Prober
 from onnxprune.ranks import Factorable
 from onnxprune.scoring import Scored
+from onnxprune.sharing import ALONE, Alone
+from onnxprune.together import best_together, damage_together
 from onnxprune.widths import allowed_widths, nearest_width
 
 Tick = Callable[[], None]
-BudgetKind = Literal["macs", "params", "ratio", "ratios", "ranks"]
-PROBE_MACS = 2e11
-"""Multiply–adds that the probes of a small model may cost: two seconds. A large one gets a third of a pass."""
-MOST_WIDTHS, MOST_INPUTS, FEW_INPUTS = 7, 80, 16
-TOGETHER = 3
-"""Neighbouring groups that one session probes at one width each: to open it takes as long as some of its runs."""
+BudgetKind = Literal["macs", "params", "ratio", "ratios", "ranks", "codes"]
 PADDING = 3 / 8
 """How much of what the runtime pads counts against the budget."""
-SHARED_FACTOR = 4.0
-"""Measured on ResNet-20 (docs/decisions): with 1 the streams are cut, and 0.5 points of accuracy are lost."""
 SAVED = {"macs": "each multiply–add", "params": "each parameter", "memory": "each number of an activation"}
 CAREFUL, USUAL = 0.75, 0.5
 """The default share of multiply–adds that stays: with synthetic inputs, and with real ones."""
@@ -41,12 +35,12 @@ CAREFUL, USUAL = 0.75, 0.5
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """The width of each open group, in the order of `names`, the ranks of layers, and how all that came about."""
+    """The width of each open group, in the order of `names`, the products of layers, and how all that came about."""
 
     names: tuple[str, ...]
     widths: Widths
     allocation: str
-    ranks: Mapping[str, int] = field(default_factory=dict)
+    forms: Mapping[str, Form] = field(default_factory=dict)
 
 
 def budget_of(config: Config, synthetic: bool) -> tuple[BudgetKind, float]:
@@ -61,6 +55,8 @@ def budget_of(config: Config, synthetic: bool) -> tuple[BudgetKind, float]:
         return "macs", config.macs
     if config.ratios:
         return "ratios", 0.0
+    if config.stores_only:
+        return "codes", 0.0
     if config.method == "none" and (config.rank is not None or config.energy is not None):
         return "ranks", 0.0
     return "macs", CAREFUL if synthetic else USUAL
@@ -76,23 +72,26 @@ def choose(
     align: int,
     tick: Tick = lambda: None,
     products: Sequence[Factorable] = (),
+    shared: Alone = ALONE,
 ) -> Chosen:
-    """Set the width of every scored group, and the ranks of layers that may become products.
+    """Set the width of every scored group, and which layers become which products.
 
     Raises BudgetNotMet where no allowed widths meet the budget.
     """
     groups = [one.group for one in scored]
-    candidates = _candidates(groups, costs, config, align) + [list(one.ranks) for one in products]
+    candidates = _candidates(groups, costs, config, align) + [list(one.sizes) for one in products]
 
     def chosen(widths: Widths, allocation: str) -> Chosen:
-        ranks = zip(products, widths[len(groups) :].tolist(), strict=True)
-        below = {one.layer.name: rank for one, rank in ranks if rank < one.least}
-        return Chosen(tuple(group.name for group in groups), widths[: len(groups)], allocation, below)
+        sizes = zip(products, widths[len(groups) :].tolist(), strict=True)
+        forms = {one.layer.name: form for one, size in sizes if (form := one.forms[size]) is not None}
+        return Chosen(tuple(group.name for group in groups), widths[: len(groups)], allocation, forms)
 
     kind, share = budget_of(config, data.source.synthetic)
     if kind in ("ratio", "ratios"):
-        came = [*_came(groups, costs), *(one.ranks[-1] for one in products)]
+        came = [*_came(groups, costs), *(one.sizes[-1] for one in products)]
         return chosen(_by_rate(candidates, came, kind, share), "the same share of every group")
+    if kind == "codes":
+        return chosen(np.empty(0, np.int64), "nothing goes: weights are stored in fewer bytes")
     if kind == "ranks":
         return chosen(np.array([w[-1] for w in candidates], np.int64), "ranks alone, as asked for")
     cost = _joint(analysis, groups, costs, products, kind, config, align)
@@ -102,37 +101,44 @@ def choose(
     if config.allocate == "uniform" or float(cost(least)) > share or not candidates:
         why = "asked for" if config.allocate == "uniform" else "the groups with statistics to price are not enough"
         return chosen(uniform(candidates, cost, share), f"uniform: {why}")
-    if config.method == "fisher" and config.fisher_cost is not None:
-        choices = [Choice(w, damages(one, w) if len(w) > 1 else [0.0]) for one, w in zip(scored, priced, strict=True)]
-        gained = _saved(analysis, groups, costs, config.fisher_cost)
-        widths = cheapest_first(choices, cost, share, gained)
-        return chosen(widths, f"fisher: the least damage for {SAVED[config.fisher_cost]}")
-    if config.method == "l0":
-        widths = by_threshold([one.problem.importance for one in scored], candidates, cost, share)
-        return chosen(widths, "l0: the channels whose gates stay open under the budget's price")
+    if _chooses_itself(config):
+        if products:
+            raise BadInput(f"--method {config.method} sets widths itself: give --fc and --conv to a run of their own")
+        return chosen(*_by_scores(analysis, scored, priced, candidates, costs, config, cost, share))
     pairs, macs = list(zip(scored, priced, strict=False)), float(costs.macs(costs.full))
-    choices = _probed(analysis, pairs, products, layers, data, macs, tick)
-    return chosen(least_damage(choices, cost, share), "global: the outputs suffer least, by a probe of each group")
+    of = (*scored, *products), tuple(map(tuple, priced))
+
+    def looked() -> tuple[Prober, list[Choice]]:
+        prober, count = open_priced(analysis, pairs, products, layers, data, macs)
+        return prober, probed(prober, pairs, products, count, tick)
+
+    prober, choices = shared.once("probed", config, looked, *of)
+    together = partial(damage_together, analysis, prober, scored, products)
+    best = best_together(choices, len(groups), cost, share, together)
+    return chosen(best, "global: the outputs suffer least, by a probe of each group")
 
 
-def _probed(
+def _chooses_itself(config: Config) -> bool:
+    return config.method == "l0" or (config.method == "fisher" and config.fisher_cost is not None)
+
+
+def _by_scores(
     analysis: Analysis,
-    pairs: Sequence[tuple[Scored, Sequence[int]]],
-    products: Sequence[Factorable],
-    layers: Sequence[Layer],
-    data: Data,
-    macs: float,
-    tick: Tick,
-) -> list[Choice]:
-    """What each width of each group, and each rank of each layer, does to the outputs."""
-    count, inputs = _probe_size(len(pairs) + len(products), data, macs)
-    scored, feeds = [one for one, _ in pairs], _probe_feeds(data, inputs)
-    prober = open_prober(analysis, layers, scored, feeds, [one.layer for one in products])
-    together = max(1, TOGETHER // count)
-    neighbours = [pairs[i : i + together] for i in range(0, len(pairs), together)]
-    damage = chain.from_iterable(each(lambda some: _damage(prober, some, count, tick), neighbours))
-    choices = [Choice(w, [d * _shared(one.group) for d in own]) for (one, w), own in zip(pairs, damage, strict=True)]
-    return choices + each(lambda one: Choice(one.ranks, _damage_of_ranks(prober, one, count)), products)
+    scored: Sequence[Scored],
+    priced: Sequence[Sequence[int]],
+    candidates: Sequence[Sequence[int]],
+    costs: CostModel,
+    config: Config,
+    cost: Cost,
+    share: float,
+) -> tuple[Widths, str]:
+    """The widths that the scores of a method ask for by themselves, and how that is called."""
+    if config.fisher_cost is None or config.method != "fisher":
+        widths = by_threshold([one.problem.importance for one in scored], candidates, cost, share)
+        return widths, "l0: the channels whose gates stay open under the budget's price"
+    choices = [Choice(w, damages(one, w) if len(w) > 1 else [0.0]) for one, w in zip(scored, priced, strict=True)]
+    gained = _saved(analysis, [one.group for one in scored], costs, config.fisher_cost)
+    return cheapest_first(choices, cost, share, gained), f"fisher: the least damage for {SAVED[config.fisher_cost]}"
 
 
 def uniform_widths(
@@ -163,7 +169,7 @@ def _by_rate(candidates: Sequence[Sequence[int]], came: Sequence[int], kind: Bud
 
 def _is_priced(scored: Scored, config: Config) -> bool:
     """Whether something tells what the group's channels are worth beside those of other groups."""
-    if config.method == "l0" or (config.method == "fisher" and config.fisher_cost is not None):
+    if _chooses_itself(config):
         return scored.problem.importance is not None
     return bool(scored.judges)
 
@@ -187,11 +193,6 @@ def at_widths(analysis: Analysis, groups: Sequence[Group], costs: CostModel, cou
     return at
 
 
-def _shared(group: Group) -> float:
-    """What a group's damage counts: a stream is dearer than its own probe says, since all its readers lose at once."""
-    return SHARED_FACTOR if len(group.readers) > 1 else 1.0
-
-
 def _candidates(groups: Sequence[Group], costs: CostModel, config: Config, align: int) -> list[list[int]]:
     """The allowed widths of each group; the one that `--ratios` sets where it names the group."""
     found = []
@@ -209,9 +210,10 @@ def _cost(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: s
     narrower than its block costs something between its own and its padded size (docs/decisions).
     """
     count = costs.macs if kind == "macs" else costs.params
-    padded, before = runtime_cost(analysis, align), costs.before
-    whole = float(before.macs(before.full)) if kind == "macs" else before.came
-    whole_padded = float(runtime_cost(before.analysis, align)(before.full))
+    padded, before, whole = runtime_cost(analysis, align), costs.before, costs.whole(kind)
+    own = float(before.macs(before.full))
+    # Of what a new head replaced, nothing is padded.
+    whole_padded = float(runtime_cost(before.analysis, align)(before.full)) * whole / max(own, 1e-30)
 
     def cost(every: np.ndarray) -> np.ndarray:
         share = count(every) / whole
@@ -231,97 +233,18 @@ def _joint(
     config: Config,
     align: int,
 ) -> Cost:
-    """The budget's count over widths and, behind them, ranks: that over widths, less what products save."""
+    """The budget's count over widths and, behind them, sizes of products: that over widths, less what those save."""
     over_widths = _cost(analysis, groups, costs, kind, config, align)
     if not products:
         return over_widths
     pairs, count = product_cost(analysis, [one.layer.linear for one in products]), len(groups)
-    before, least = costs.before, [one.least for one in products]
-    whole = float(before.macs(before.full)) if kind == "macs" else before.came
+    whole, layer = costs.whole(kind), np.arange(len(products))
+    columns, rows = (np.stack(tables) for tables in zip(*(one.table() for one in products), strict=True))
 
     def cost(every: np.ndarray) -> np.ndarray:
-        ranks = np.where(every[..., count:] < least, every[..., count:], np.inf)
-        at = at_widths(analysis, groups, costs, lambda widths: pairs.saved(widths, ranks, kind))
+        sizes = every[..., count:].astype(np.intp)
+        kept = columns[layer, sizes], rows[layer, sizes]
+        at = at_widths(analysis, groups, costs, lambda widths: pairs.saved(widths, kept, kind))
         return np.asarray(over_widths(every[..., :count]) - at(every[..., :count]) / whole)
 
     return cost
-
-
-def _damage_of_ranks(prober: Prober, one: Factorable, count: int) -> list[float]:
-    """The damage of every rank of a layer, as `_damage` has it of widths."""
-    probed = _some(one.ranks[:-1], count)
-    changes = [one.feeds(rank, prober.constants) for rank in probed]
-    constants = [value for value in (one.layer.linear.weight, one.layer.bias) if value is not None]
-    seen = prober.errors(constants, changes) if probed else []
-    return _priced(one.ranks, probed, seen, one.errors)
-
-
-def _damage(prober: Prober, pairs: Sequence[tuple[Scored, Sequence[int]]], count: int, tick: Tick) -> list[list[float]]:
-    """The damage of every candidate width of some groups: layer errors, scaled by what probes saw at some widths."""
-    probed = [_some(widths[:-1], count) for _, widths in pairs]
-    trials = [[(one, width)] for (one, _), some in zip(pairs, probed, strict=True) for width in some]
-    seen = iter(prober.damage(trials) if trials else [])
-    found = []
-    for (one, widths), some in zip(pairs, probed, strict=True):
-        found.append(_priced(widths, some, list(islice(seen, len(some))), partial(_curve, one)))
-        tick()
-    return found
-
-
-def _probe_size(groups: int, data: Data, macs: float) -> tuple[int, int]:
-    """(widths a group, inputs): as many as the budget of multiply–adds allows; half the network is run each time."""
-    a_pass = data.source.samples * macs
-    allowance = max(PROBE_MACS - a_pass, a_pass / 3)
-    runs = allowance / max(macs / 2, 1.0) / max(groups, 1)
-    widths = int(np.clip(runs / FEW_INPUTS, 1, MOST_WIDTHS))
-    return widths, int(np.clip(runs / widths, 4, MOST_INPUTS))
-
-
-def _some(widths: Sequence[int], count: int) -> list[int]:
-    if len(widths) <= count:
-        return list(widths)
-    return [widths[i] for i in np.unique(np.linspace(0, len(widths) - 1, count + 2)[1:-1].round().astype(int))]
-
-
-def _probe_feeds(data: Data, inputs: int) -> Mapping[str, Array]:
-    """One batch of inputs: those laid aside first, then some of the others. A model of fixed batch size gets one."""
-    if data.fixed_batch:
-        return next(iter(data.apart.batches()))
-    parts: list[dict[str, Array]] = []
-    have = 0
-    for feeds in chain(data.apart.batches(), data.source.batches()):
-        taken = cut(feeds, data.axes, 0, min(inputs - have, batch_of(feeds, data.axes)))
-        parts.append(taken)
-        have += batch_of(taken, data.axes)
-        if have >= inputs:
-            break
-    return {
-        name: array if data.axes.get(name) is None else np.concatenate([p[name] for p in parts], data.axes[name])
-        for name, array in parts[0].items()
-    }
-
-
-def _priced(
-    widths: Sequence[int], probed: Sequence[int], seen: Sequence[float], curve: Callable[[Sequence[int]], Float]
-) -> list[float]:
-    """What the probes saw, and between them what the layers' error `curve` says, scaled to fit; log-linear in k.
-
-    A width counts at least what any larger one does: that less left does less damage is an accident of the few inputs.
-    """
-    if not probed:
-        return [0.0 for _ in widths]
-    knots = sorted({*_some(widths[:-1], MOST_WIDTHS), *probed})
-    errors = np.ones(len(knots)) if len(probed) == len(knots) else curve(knots)  # where all are probed, it cancels
-    at_probed = np.array([errors[knots.index(w)] for w in probed])
-    rates = np.asarray(seen) / np.maximum(at_probed, 1e-12)
-    damage = np.maximum(errors * np.interp(knots, probed, rates), 1e-12)
-    damage = np.maximum.accumulate(damage[::-1])[::-1]
-    return [*np.exp(np.interp(widths[:-1], knots, np.log(damage))).tolist(), 0.0]
-
-
-def _curve(scored: Scored, knots: Sequence[int]) -> Float:
-    """The layers' error at each width: the criterion's own exact cost, or held out."""
-    cost, full = scored.selection.cost, scored.group.width
-    if cost is not None:
-        return np.asarray(np.maximum(np.array([cost[full - k] for k in knots]) - cost[0], 1e-12))
-    return np.asarray(scored.errors(knots))

@@ -18,14 +18,14 @@ from onnxprune.options import Files, Screen, config_text, read_options, read_scr
 from onnxprune.showing import checkpoint_of, finish, first, forget, planned_output, watched
 from onnxprune.version import __version__
 
-SUBCOMMANDS = ("inspect", "apply", "fold", "finetune", "bench", "compare", "doctor")
+SUBCOMMANDS = ("inspect", "apply", "fold", "finetune", "sensitivity", "sweep", "bench", "compare", "doctor")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 INTERRUPTED = 130
 HELP = """Make a trained ONNX model smaller and faster: remove channels, solve the rest again, prove it, time it.
 
 Exit codes: 0 done, 2 bad input, 3 budget or accuracy bound not met, 1 a defect. Nothing is written unless it is 0.
 """
-MORE = "Subcommands: inspect, apply, fold, finetune, bench, compare, doctor; `onnxprune inspect --help` tells more."
+MORE = f"Subcommands: {', '.join(SUBCOMMANDS)}; `onnxprune inspect --help` tells more."
 
 app = typer.Typer(
     add_completion=False, rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]}

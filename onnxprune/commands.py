@@ -1,20 +1,22 @@
-"""The subcommands: inspect, apply, fold, finetune, bench, compare, doctor."""
+"""The subcommands: inspect, apply, fold, finetune, sensitivity, sweep, bench, compare, doctor."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from onnxprune.config import TUNING, Config, panel
+from onnxprune.config import BUDGETS, TUNING, Config, panel
 from onnxprune.errors import BadInput
 from onnxprune.options import Files, Screen, read_options, read_screen, takes
 from onnxprune.showing import checkpoint_of, finish, forget, planned_output, show, watched, write
+from onnxprune.sweeping.jobs import SHARES, USUAL
 
 LOOKED = ("input_shape", "image_size", "mean", "std", "layout", "channel_order")
 DATA = ("samples", "batch_size", "seed", *LOOKED)
 JUDGED = ("calib", "eval", "metric", *DATA)
 CUTTING = ("finetune", "rounds", "finetune_per_layer", "round_epochs")
 TRAINED = tuple(name for name, of in Config.model_fields.items() if panel(of) == TUNING and name not in CUTTING)
+SWEPT = tuple(name for name in Config.model_fields if name not in ("method", *BUDGETS))
 SHOWN = ("json_", "quiet", "debug")
 Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model.")]
 ConfigFile = Annotated[
@@ -158,6 +160,98 @@ def finetune(
         from onnxprune.render_facts import show_finetuned
 
         show_finetuned(report, console, str(output or "nothing (--dry-run)"))
+
+
+@commands.command()
+@takes(
+    Files,
+    Config,
+    Screen,
+    only=(
+        *("calib", "report", "method", "norm", "forward", "ablation", "frl", "fc", "conv", "memory", "align"),
+        *("keep", "only", "open", *DATA, "progress", *SHOWN),
+    ),
+)
+def sensitivity(
+    model: Model,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A picture: .svg, .png or .pdf.", metavar="FILE")
+    ] = None,
+    points: Annotated[int, typer.Option(min=1, help="Points a curve.", metavar="INT")] = 8,
+    config: ConfigFile = None,
+    **options: Any,
+) -> None:
+    """Error against rate, one layer or group at a time: which of them may become small, and which may not."""
+    screen = read_screen(options)
+    settings, files = read_options(options, config)
+    outputs = {"--output": output, "--report": Path(files.report) if files.report else None}
+    planned = {option: path for option, path in outputs.items() if path is not None}
+    from onnxprune.curves import sensitivity as look
+    from onnxprune.output import require_apart
+    from onnxprune.picture import draw, require_picture
+
+    if output is not None:
+        require_picture(output)
+    require_apart(model, planned, [Path(files.calib)] if files.calib else [])
+    with watched(screen) as progress:
+        found = look(str(model), calib=files.calib, points=points, config=settings, progress=progress)
+    from onnxprune.atomic import write_bytes
+
+    if "--report" in planned:
+        write_bytes(planned["--report"], (found.model_dump_json(indent=1) + "\n").encode())
+    if output is not None:
+        write_bytes(output, draw(found, output.suffix.lower()[1:]))
+    console = show(found, screen)
+    if console is not None:
+        from onnxprune.render_facts import show_sensitivity
+
+        show_sensitivity(found, console)
+
+
+@commands.command()
+@takes(Files, Config, Screen, only=("calib", "train", "eval", "metric", *SWEPT, "progress", *SHOWN))
+def sweep(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of what comes out.", metavar="FOLDER")],
+    methods: Annotated[
+        str,
+        typer.Option(help="Methods, each with options of its own behind plus signs: obs,none+fc=as", metavar="LIST"),
+    ] = USUAL,
+    budgets: Annotated[str, typer.Option(help="Budgets, each met by each method.", metavar="LIST")] = SHARES,
+    by: Annotated[str, typer.Option(help="What budgets are of.", metavar="macs|params|speedup|ratio")] = "macs",
+    jobs: Annotated[int, typer.Option(min=1, help="Jobs at a time; they share the cores.", metavar="INT")] = 1,
+    models: Annotated[bool, typer.Option(help="Keep the pruned models.")] = True,
+    config: ConfigFile = None,
+    **options: Any,
+) -> None:
+    """Many methods at many budgets: curves, tables and a page of what each costs. A rerun does what is missing."""
+    screen = read_screen(options)
+    settings, files = read_options(options, config)
+    from onnxprune.sweeping.run import sweep as run
+
+    with watched(screen) as progress:
+        found = run(
+            str(model),
+            output,
+            methods=methods,
+            budgets=budgets,
+            by=by,
+            calib=files.calib,
+            eval=files.eval,
+            metric=files.metric,
+            train=files.train,
+            jobs=jobs,
+            models=models,
+            config=settings,
+            progress=progress,
+        )
+    console = show(found, screen)
+    if console is not None:
+        from onnxprune.render_sweep import show_sweep
+
+        show_sweep(found, console, str(output))
+    if found.exit_code:
+        raise typer.Exit(found.exit_code)
 
 
 @commands.command()

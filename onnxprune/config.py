@@ -1,21 +1,19 @@
 """Every option of a run, checked; the command line, `compress` and `--config FILE` all make one of these."""
 
-import difflib
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from onnxprune.errors import BadInput
+from onnxprune.checking import checked, load_mapping, named_shape, number_of_bytes
 from onnxprune.named import is_named
 
 Align = Literal["auto"] | int
-Model = TypeVar("Model", bound=BaseModel)
 LOSSES = ("distill", "ce", "mse")
 TUNING = "Fine-tuning"
 RANKS = "Low rank"
+STORED = ("pq", "bin")
+"""What `--fc` may ask for that shrinks the file alone."""
 BUDGETS = ("macs", "params", "speedup", "ratio")
 
 
@@ -60,6 +58,13 @@ class Config(BaseModel):
         "Widths for fisher: the channel whose damage is least for each multiply–add, parameter or element of an "
         "activation that goes with it, one after the other. If not given: as --allocate says.",
     )
+    head: Literal["gap"] | None = option(
+        None,
+        "Method",
+        "gap: one layer on the mean of each channel, solved by least squares, takes the place of a fully connected "
+        "tail before anything is pruned.",
+        "gap",
+    )
     memory: str = option(
         "4GB", "Method", "What the sums of all layers may take; layers too wide for it are judged by variances alone."
     )
@@ -75,15 +80,21 @@ class Config(BaseModel):
         "Sample input channels for one layer alone, by a Gather: for the first layer of each branch, or for none. "
         "If not given: for wide layers whose input cannot lose any.",
     )
-    fc: Literal["lrd", "response", "as", "ger"] | None = option(
+    fc: Literal["lrd", "response", "as", "ger", "pq", "bin"] | None = option(
         None,
         RANKS,
         "Let fully connected layers become products of two: by singular values, by least squares of their outputs, the "
-        "same behind the activation, or trained together toward the original's answers (needs torch).",
-        "lrd|response|as|ger",
+        "same behind the activation, or trained together toward the original's answers (needs torch). Or shrink the "
+        "file alone: pq stores a byte for each --segment, bin a bit for each weight.",
+        "lrd|response|as|ger|pq|bin",
     )
-    conv: Literal["channel"] | None = option(
-        None, RANKS, "Let convolutions become two: to fewer maps, and from these to the outputs, 1×1.", "channel"
+    segment: int = option(4, RANKS, "Weights that pq stores in one byte: 1, 2, 4, 8.", ge=1)
+    conv: Literal["channel", "spatial-svd", "auto"] | None = option(
+        None,
+        RANKS,
+        "Let convolutions become two: to fewer maps, and from these to the outputs, 1×1; or one along either side, "
+        "k×1 and 1×k; auto: what costs least.",
+        "channel|spatial-svd|auto",
     )
     rank: int | None = option(None, RANKS, "The rank of every such layer, where that saves.", ge=1)
     energy: float | None = option(
@@ -162,7 +173,7 @@ class Config(BaseModel):
     train_batch: int = option(64, TUNING, "Inputs a step, of each process.", ge=1)
     optimizer: Literal["adamw", "sgd"] = option("adamw", TUNING, "sgd has Nesterov's momentum of 0.9.")
     lr: float | None = option(
-        None, TUNING, "Largest learning rate; 0.001 for adamw, 0.02 for sgd if not given.", "NUMBER", gt=0
+        None, TUNING, "Largest learning rate; 0.001 for adamw, 0.005 for sgd if not given.", "NUMBER", gt=0
     )
     warmup: float = option(0.1, TUNING, "Share of the steps in which the rate rises, to fall as a cosine.", ge=0, lt=1)
     weight_decay: float = option(0.01, TUNING, "Of matrices and kernels, not of vectors.", "NUMBER", ge=0)
@@ -186,14 +197,24 @@ class Config(BaseModel):
     measure: bool = option(True, "Measuring", "Measure fidelity and latency at the end.")
 
     @property
+    def fc_rank(self) -> str | None:
+        """`fc`, where it asks for products."""
+        return None if self.fc in STORED else self.fc
+
+    @property
+    def stores_only(self) -> bool:
+        """Whether weights are to be stored in fewer bytes, and nothing else is to happen."""
+        return self.method == "none" and self.fc in STORED and self.conv is None
+
+    @property
     def memory_bytes(self) -> int:
         """`memory` as a number."""
-        return _bytes(self.memory)
+        return number_of_bytes(self.memory)
 
     @field_validator("memory", mode="before")
     @classmethod
     def _memory(cls, value: Any) -> str:
-        _bytes(str(value))
+        number_of_bytes(str(value))
         return str(value)
 
     @field_validator("mean", "std", "image_size", mode="before")
@@ -210,7 +231,7 @@ class Config(BaseModel):
     @classmethod
     def _shapes(cls, value: Any) -> Any:
         texts = [value] if isinstance(value, str) else value
-        return dict(_shape(text) for text in texts) if isinstance(texts, list | tuple) else texts
+        return dict(named_shape(text) for text in texts) if isinstance(texts, list | tuple) else texts
 
     @field_validator("ratios", mode="before")
     @classmethod
@@ -273,70 +294,9 @@ class Config(BaseModel):
         return self
 
 
-def _bytes(text: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)B?", text.strip().upper())
-    if found is None:
-        raise ValueError(f"{text!r} should be a number of bytes, as 4GB or 512MB")
-    return int(float(found[1]) * 1000 ** " KMGT".index(found[2] or " "))
-
-
-def _shape(text: str) -> tuple[str, list[str]]:
-    name, equals, sizes = str(text).rpartition("=")
-    if not equals or not name:
-        raise ValueError(f"{text!r} should be name=1,3,224,224")
-    return name, sizes.replace("x", ",").split(",")
-
-
 def make_config(**options: Any) -> Config:
     """Check options and name each that is wrong in one line.
 
     Raises BadInput.
     """
     return checked(Config, options)
-
-
-def checked(model: type[Model], options: Mapping[str, Any]) -> Model:
-    """Make a model of options.
-
-    Raises BadInput: one line that names each wrong option, and the nearest ones to an unknown.
-    """
-    try:
-        return model(**options)
-    except ValidationError as error:
-        first: dict[str, Any] = {}
-        for detail in error.errors():
-            first.setdefault(str(detail["loc"][:1]), detail)
-        raise BadInput("; ".join(_sentence(detail, list(model.model_fields)) for detail in first.values())) from error
-
-
-def _sentence(detail: Any, known: list[str]) -> str:
-    if not detail["loc"]:
-        return str(detail["msg"].removeprefix("Value error, "))
-    name = str(detail["loc"][0])
-    if detail["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        return f"there is no option {name!r}" + (f": did you mean {' or '.join(nearest)}?" if nearest else "")
-    told = detail["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    return f"--{name.replace('_', '-')} {told}, got {detail['input']!r}"
-
-
-def load_mapping(path: str | Path) -> dict[str, Any]:
-    """Read a YAML or TOML (or JSON, a YAML) file that holds one mapping.
-
-    Raises BadInput where it cannot be read or is something else.
-    """
-    import tomllib
-
-    import yaml
-
-    file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-        found = tomllib.loads(text) if file.suffix == ".toml" else yaml.safe_load(text)
-    except OSError as error:
-        raise BadInput(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise BadInput(f"{file} cannot be read as YAML or TOML: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
-        raise BadInput(f"{file} must hold a mapping (name: value), not {type(found).__name__}")
-    return found

@@ -17,6 +17,8 @@ from onnxprune.op_rules.facts import Linear, Product
 
 Widths = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
+Kept = tuple[Float, Float]
+"""(…, L) numbers of a product for each column, and for each row, of a layer's weight; infinite for a whole layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +28,8 @@ class CostModel:
     `rest` (T,) elements on unlabelled axes; `forms` K of them, padded with 1; `weight_macs` (T,) multiply–adds of one
     element a sample; `stored` (T,) 1 for constants of the file, 0 for computed ones and products of activations;
     `fixed_macs` what no width changes; `came` the elements of the model as it came, with BatchNorms and without the
-    biases that were added; `wide` counts the model before its first cut, where this is not that.
+    biases that were added, and `came_macs` its multiply–adds, None for those at full width; `wide` counts the model
+    before its first cut, where this is not that.
     """
 
     rest: Float
@@ -38,12 +41,20 @@ class CostModel:
     combined: tuple[tuple[int, ...], ...]
     came: int
     analysis: Analysis
-    wide: "CostModel | None"
+    wide: "CostModel | None" = None
+    came_macs: float | None = None
 
     @property
     def before(self) -> "CostModel":
-        """The costs that a budget's shares are of."""
+        """The costs before the first cut."""
         return self.wide or self
+
+    def whole(self, kind: str) -> float:
+        """What shares of the budget refer to: the multiply–adds ("macs") or parameters of the model as it came."""
+        before = self.before
+        if kind != "macs":
+            return float(before.came)
+        return float(before.macs(before.full)) if before.came_macs is None else before.came_macs
 
     def elements(self, widths: npt.NDArray[np.generic]) -> Float:
         """(…, T) the elements that stay, for widths (…, groups)."""
@@ -144,10 +155,16 @@ def _owners(analysis: Analysis) -> _Owners:
     return _Owners(column, tuple(combined), full)
 
 
-def cost_model(analysis: Analysis, original: ir.Model | None = None, wide: CostModel | None = None) -> CostModel:
+def cost_model(
+    analysis: Analysis,
+    original: ir.Model | None = None,
+    wide: CostModel | None = None,
+    macs_of_it: float | None = None,
+) -> CostModel:
     """Count the analysed model; exact where a group's units lie equally often in each tensor, as they mostly do.
 
-    `original` is the model before layers were folded and given biases, if not the same.
+    `original` is the model before layers were folded and given biases, if not the same; and `macs_of_it` what it takes,
+    if it has another head.
     """
     owner, batch = _owners(analysis), max(analysis.trace.batch, 1)
     macs: dict[ir.Value, float] = {}
@@ -182,6 +199,7 @@ def cost_model(analysis: Analysis, original: ir.Model | None = None, wide: CostM
         parameters(original or analysis.model),
         analysis,
         wide,
+        macs_of_it,
     )
 
 
@@ -234,7 +252,7 @@ def runtime_cost(analysis: Analysis, block: int) -> RuntimeCost:
 
 @dataclass(frozen=True, eq=False)
 class ProductCost:
-    """What L layers save as products of rank k, for widths (…, groups): k times (their columns and rows) stay of them.
+    """What L layers save as products, for widths (…, groups): so much stays for each of their columns and rows.
 
     `macs` (L,) multiply–adds of one weight element a sample.
     """
@@ -244,11 +262,11 @@ class ProductCost:
     macs: Float
     combined: tuple[tuple[int, ...], ...]
 
-    def saved(self, widths: npt.NDArray[np.generic], ranks: Float, kind: str) -> Float:
+    def saved(self, widths: npt.NDArray[np.generic], kept: Kept, kind: str) -> Float:
         """The multiply–adds of one sample, or the parameters; none where a product is no smaller."""
         columns = _columns(widths, self.combined)
         inner, outer = self.inner(columns), self.outer(columns)
-        less = np.maximum(inner * outer - ranks * (inner + outer), 0.0)
+        less = np.maximum(inner * outer - (kept[0] * inner + kept[1] * outer), 0.0)
         return np.asarray(less @ (self.macs if kind == "macs" else np.ones(len(self.macs))))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.config import Config, make_config
+from onnxprune.course import Task, constants_of
 from onnxprune.errors import BadInput
 from onnxprune.fidelity import compare
 from onnxprune.graph import every_node
@@ -19,7 +20,7 @@ from onnxprune.report import Accuracy, Fidelity, Finetuned
 from onnxprune.torch_twin import require_torch
 from onnxprune.training.samples import Part, Samples, open_samples
 from onnxprune.training.schedule import split
-from onnxprune.tuning import Task, constants_of, tune
+from onnxprune.tuning import tune
 from onnxprune.version import __version__
 
 JUDGED = 64

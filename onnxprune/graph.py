@@ -63,7 +63,8 @@ def replace_constant(value: ir.Value, array: Array) -> None:
     """Give a constant new contents, in its own dtype and under its own name."""
     assert value.const_value is not None
     dtype = value.const_value.dtype
-    value.const_value = ir.tensor(np.ascontiguousarray(array, dtype.numpy()), dtype=dtype, name=value.name)
+    contents = np.ascontiguousarray(array, dtype.numpy()).reshape(np.shape(array))  # which makes vectors of scalars
+    value.const_value = ir.tensor(contents, dtype=dtype, name=value.name)
     value.shape = ir.Shape(array.shape)
 
 

@@ -37,9 +37,9 @@ def _fisher(prepared: Prepared, data: Data, config: Config, tick: Tick) -> Score
 
 def _hessian(prepared: Prepared, data: Data, config: Config, tick: Tick) -> Scores:
     require_torch("--method hessian")
-    from onnxprune.gradients.second_order import score_filters
+    from onnxprune.gradients.second_order import score_groups
 
-    return score_filters(prepared, data, config, tick)
+    return score_groups(prepared, data, config, tick)
 
 
 def _l0(prepared: Prepared, data: Data, config: Config, tick: Tick) -> Scores:

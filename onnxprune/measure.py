@@ -9,13 +9,15 @@ import onnx_ir as ir
 from onnxprune.bench import bench
 from onnxprune.calibration.source import ImageOptions, Source, Trial, input_specs, load_labelled
 from onnxprune.calibration.window import batch_of, cut
-from onnxprune.config import Config
+from onnxprune.config import STORED, Config
 from onnxprune.errors import BadInput, BudgetNotMet
 from onnxprune.fidelity import Metric, accuracy, compare, load_metric
 from onnxprune.graph import Array
 from onnxprune.prepare import Data
-from onnxprune.report import Accuracy, Fidelity, Latency
+from onnxprune.report import Accuracy, Fidelity, Latency, Memory
+from onnxprune.resident import session_memory
 from onnxprune.runtime import open_session
+from onnxprune.sharing import ALONE, Alone
 
 BENCH_SECONDS = 0.5
 
@@ -50,6 +52,7 @@ class Measured:
     fidelity: Fidelity | None = None
     accuracy: Accuracy | None = None
     latency: tuple[Latency, ...] = ()
+    memory: tuple[Memory, Memory] | None = None
 
 
 def open_judge(model: ir.Model, labelled: object, metric: str | None, config: Config) -> Judge | None:
@@ -71,14 +74,18 @@ def open_judge(model: ir.Model, labelled: object, metric: str | None, config: Co
     return Judge("top-1 accuracy", load_labelled(str(labelled), input_specs(model), image, trial=Trial(model)), None)
 
 
-def measure(original: ir.Model, pruned: ir.Model, data: Data, judge: Judge | None, config: Config) -> Measured:
+def measure(
+    original: ir.Model, pruned: ir.Model, data: Data, judge: Judge | None, config: Config, shared: Alone = ALONE
+) -> Measured:
     """Measure the pruned model against the original.
 
     Raises BudgetNotMet where the user's metric drops by more than `--max-drop`.
     """
     judged = None
     if judge is not None:
-        judged = Accuracy(metric=judge.name, before=judge.value(original), after=judge.value(pruned))
+        value = judge.value
+        before = shared.once("judged", config, lambda: value(original), judge.name, original)
+        judged = Accuracy(metric=judge.name, before=before, after=value(pruned))
         if config.max_drop is not None and judged.before - judged.after > config.max_drop:
             raise BudgetNotMet(
                 f"{judge.name} drops from {judged.before:.4f} to {judged.after:.4f}, more than --max-drop "
@@ -87,12 +94,25 @@ def measure(original: ir.Model, pruned: ir.Model, data: Data, judge: Judge | Non
     if not config.measure:
         return Measured(accuracy=judged)
     fidelity = compare(original, pruned, data.apart, data.held_out)
-    return Measured(fidelity, judged, latency([original, pruned], data, config))
+    timed = latency([original, pruned], data, config) if shared.timed else ()
+    memory = _memory(original, pruned, data) if config.fc in STORED else None
+    return Measured(fidelity, judged, timed, memory)
+
+
+def _memory(original: ir.Model, pruned: ir.Model, data: Data) -> tuple[Memory, Memory] | None:
+    """What a session of either takes, with one calibration input."""
+    before, after = (session_memory(model, _one_input(data)) for model in (original, pruned))
+    return None if before is None or after is None else (before, after)
+
+
+def _one_input(data: Data) -> dict[str, Array]:
+    """One calibration input, or as many as the model insists on."""
+    return dict(data.sample) if data.fixed_batch else cut(data.sample, data.axes, 0, 1)
 
 
 def latency(models: Sequence[ir.Model], data: Data, config: Config) -> tuple[Latency, ...]:
-    """Time original and pruned in turn on one calibration input, or as many as the model insists on."""
-    feeds = dict(data.sample) if data.fixed_batch else cut(data.sample, data.axes, 0, 1)
+    """Time original and pruned in turn on one calibration input."""
+    feeds = _one_input(data)
     before, after = bench(
         models, feeds=feeds, threads=config.threads, providers=config.providers or None, seconds=BENCH_SECONDS
     )

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 import typer
 from pydantic import BaseModel, ConfigDict
 
-from onnxprune.config import BUDGETS, Config, checked, load_mapping, option
+from onnxprune.checking import checked, load_mapping
+from onnxprune.config import BUDGETS, Config, option
 from onnxprune.errors import BadInput
 
 Command = TypeVar("Command", bound=Callable[..., Any])

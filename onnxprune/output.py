@@ -20,8 +20,16 @@ def require_outputs(
     Raises BadInput where it cannot, two outputs are one file, or an output is what the run reads: `data`, or the model
     (`output` may be it where `overwrite` is set).
     """
+    require_apart(model, {"--output": output, **others}, data, overwrite)
+
+
+def require_apart(model: Path, outputs: Mapping[str, Path], data: Iterable[Path], overwrite: bool = False) -> None:
+    """The same for outputs by option, none of which has to be a model.
+
+    Raises BadInput as `require_outputs` does.
+    """
     seen: dict[Path, str] = {}
-    for option, path in {"--output": output, **others}.items():
+    for option, path in outputs.items():
         if _same(path, model) and not (option == "--output" and overwrite):
             hint = "; --overwrite allows it" if option == "--output" else ""
             raise BadInput(f"{option} {path} is the input itself{hint}")

@@ -8,16 +8,36 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
+_runs = 1
+
+
+@contextmanager
+def divided(runs: int) -> Iterator[None]:
+    """So many runs go on at the same time in the body, and each takes its part of the cores."""
+    global _runs
+    before, _runs = _runs, max(runs, 1)
+    try:
+        yield
+    finally:
+        _runs = before
+
+
 def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many cores this process may use; one of several runs, its part of them."""
+    every = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, every // _runs)
+
+
+def session_threads() -> int | None:
+    """The threads of a session that nobody says more of: the runtime's choice, unless several runs go on."""
+    return cores() if _runs > 1 else None
 
 
 def each(function: Callable[[T], R], items: Iterable[T], cost: Callable[[T], float] = lambda item: 0.0) -> list[R]:
@@ -57,6 +77,9 @@ def ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     Item i goes to lane i mod LANES, which takes its items in order: what a lane sums up needs no lock and has the same
     bits each time. No more than LANES are ready before they are asked for. The caller's thread draws the items.
     """
+    if _runs > 1 and cores() < LANES:  # one after the other, to the same bits
+        yield from map(function, items)
+        return
     with ExitStack() as stack:
         lanes = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(LANES)]
         running: deque[Future[R]] = deque()

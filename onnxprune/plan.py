@@ -1,10 +1,13 @@
 """The plan: which units of which group go, and why; written as JSON and replayed bit for bit."""
 
+import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from onnxprune.dependency import Analysis, Keep
@@ -35,27 +38,57 @@ class GroupPlan(BaseModel):
     cuts: tuple[Cut, ...] = ()
 
 
+class HeadPlan(BaseModel):
+    """A new head that took the place of a tail before anything was removed: see `passes.pool_head.Head`.
+
+    `weight` and `bias` are tensors of ONNX in base64, as they were fitted.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str
+    axis: int
+    target: str
+    weight: str
+    bias: str
+
+
 class ProductPlan(BaseModel):
-    """A layer that became two: of which rank, and by which method."""
+    """A layer that became two: of which rank, by which method, and which kind where it is a convolution."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     rank: int
     method: str
+    kind: Literal["channel", "spatial-svd"] = "channel"
+
+
+class CodesPlan(BaseModel):
+    """A layer whose weight is stored as codes of a byte: by which method, and how many numbers each stands for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    method: str
+    segment: int
+    seed: int = 0
 
 
 class Plan(BaseModel):
-    """What a run removes; `schema_version` changes when older readers would misread it.
+    """What a run removes; `schema_version` is 2 where older readers would misread it: where there are `heads`,
+    `products` or `codes`.
 
     `open` and `sampler` are the options of that name, without which the groups would be others.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 1
+    heads: tuple[HeadPlan, ...] = ()
     groups: tuple[GroupPlan, ...]
     products: tuple[ProductPlan, ...] = ()
+    codes: tuple[CodesPlan, ...] = ()
     open: tuple[Literal["normalised"], ...] = ()
     sampler: bool | None = None
 
@@ -95,6 +128,23 @@ def keep_of(plan: Plan, analysis: Analysis) -> Keep:
                     f"the plan keeps {per_row.tolist()} units of the rows of {planned.name!r}: they must agree"
                 )
     return analysis.keep_without(plan.removed())
+
+
+def tensor_text(tensor: ir.TensorProtocol) -> str:
+    """A tensor as a plan holds it."""
+    return base64.b64encode(ir.to_proto(tensor).SerializeToString()).decode()
+
+
+def tensor_from(text: str) -> ir.TensorProtocol:
+    """The inverse of `tensor_text`. Raises BadInput where the text is something else."""
+    proto = onnx.TensorProto()
+    try:
+        proto.ParseFromString(base64.b64decode(text, validate=True))
+        tensor = ir.serde.deserialize_tensor(proto)
+        tensor.numpy()
+    except Exception as error:  # of base64, protobuf and onnx-ir
+        raise BadInput(f"the plan holds a tensor that cannot be read: {error}") from error
+    return tensor
 
 
 def load_plan(path: str | Path) -> Plan:

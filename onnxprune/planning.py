@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -12,21 +13,18 @@ from onnxprune.errors import ProofFailed
 from onnxprune.graph import Array
 from onnxprune.passes.factorize_low_rank import Written
 from onnxprune.passes.remove import remove
-from onnxprune.plan import GroupPlan, Plan, ProductPlan, cuts
+from onnxprune.plan import CodesPlan, GroupPlan, Plan, ProductPlan, cuts
 from onnxprune.prepare import Prepared
+from onnxprune.ranks import is_window
 from onnxprune.rebuild import Rebuilt
 from onnxprune.scoring import Scored
+from onnxprune.together import keep_at
 from onnxprune.verify import prove
 
 
 def keep_of_widths(analysis: Analysis, scored: Sequence[Scored], chosen: Chosen) -> Keep:
-    """What stays when each group keeps the units that its selection names at its width."""
-    keep = analysis.keep_all()
-    for one, width in zip(scored, chosen.widths, strict=True):
-        stays = np.zeros(one.group.width, np.bool_)
-        stays[one.selection.keep(int(width))] = True
-        one.group.cut(keep, stays)
-    return keep
+    """What stays when each group keeps the units that its selection names at the chosen width."""
+    return keep_at(analysis, scored, chosen.widths)
 
 
 def provable(analysis: Analysis, keep: Keep, scored: Sequence[Scored], feeds: Mapping[str, Array]) -> dict[str, str]:
@@ -77,10 +75,18 @@ def reader_errors(prepared: Prepared, solved: Sequence[Rebuilt]) -> dict[str, fl
     return {name: max(errors) for name, errors in found.items() if errors}
 
 
-def product_plans(written: Sequence[Written], config: Config) -> tuple[ProductPlan, ...]:
-    """What the plan says of layers that became products."""
-    method = config.fc or "response"
-    return tuple(ProductPlan(name=one.node, rank=one.rank, method=method) for one in written)
+def product_plans(analysis: Analysis, written: Sequence[Written], config: Config) -> tuple[ProductPlan, ...]:
+    """What the plan says of layers that became products: `--fc` is about those without a window."""
+    windows = {linear.node.name for linear in analysis.linears if is_window(linear)}
+    return tuple(
+        ProductPlan(
+            name=one.node,
+            rank=one.rank,
+            method="response" if one.node in windows else config.fc_rank or "response",
+            kind="spatial-svd" if one.along else "channel",
+        )
+        for one in written
+    )
 
 
 def make_plan(
@@ -89,8 +95,9 @@ def make_plan(
     errors: Mapping[str, float],
     config: Config,
     products: tuple[ProductPlan, ...] = (),
+    codes: tuple[CodesPlan, ...] = (),
 ) -> Plan:
-    """The plan of a run: the groups that lose units, with the errors of their readers, and the products."""
+    """The plan of a run: the groups that lose units, with the errors of their readers, the products and the codes."""
     analysis = prepared.analysis
     groups = []
     for group in prepared.groups:
@@ -107,4 +114,14 @@ def make_plan(
                     cuts=cuts(analysis, group.units, keep),
                 )
             )
-    return Plan(groups=tuple(groups), products=products, open=config.open, sampler=config.sampler)
+    heads = () if prepared.head is None else prepared.head.plans
+    version: Literal[1, 2] = 2 if heads or products or codes else 1
+    return Plan(
+        schema_version=version,
+        heads=heads,
+        groups=tuple(groups),
+        products=products,
+        codes=codes,
+        open=config.open,
+        sampler=config.sampler,
+    )

@@ -7,7 +7,6 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from math import prod
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxprune.calibration.batchnorm_match import match
@@ -22,15 +21,15 @@ from onnxprune.dependency import Analysis, Closed, Group, analyse
 from onnxprune.distilled import PASSES, distil
 from onnxprune.errors import BadInput
 from onnxprune.functions import analysed
-from onnxprune.graph import SAMPLER, STATE, Array, every_node
-from onnxprune.labels import WHOLE
+from onnxprune.graph import Array, every_node
+from onnxprune.inserted import sampled_layers, with_samplers, with_states
 from onnxprune.layers import solvable
 from onnxprune.passes.add_bias import add_bias
 from onnxprune.passes.fold_batchnorm import fold_batchnorm
 from onnxprune.passes.normalise import normalise
-from onnxprune.passes.samplers import add_samplers, sharing
-from onnxprune.passes.states import add_state_products
 from onnxprune.pieces import Seen
+from onnxprune.plan import HeadPlan
+from onnxprune.report import HeadReport
 from onnxprune.trace import Trace, trace
 
 DEFAULT_SAMPLES = 512
@@ -47,9 +46,6 @@ FEWEST_JUDGED, JUDGED = 16, 3.5e10
 LARGEST_ACTIVATION = 32_000_000
 """Bytes of one tensor that the system hands out again; larger ones are new pages each time, which took half a sweep."""
 TRACE_BATCH = 2
-FEWEST_SAMPLED, WORTH_SAMPLING = 16, 512
-"""A layer whose input cannot go samples it, if it has so many channels, and if each of them goes into so many products:
-to copy one costs about as much as a dozen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +71,27 @@ class Data:
 
 
 @dataclass(frozen=True, eq=False)
+class NewHead:
+    """What took the place of tails: the model with it, and the `original` one, right after the pre-pass.
+
+    `macs` are the original's; `alone`: with it the budget is met, and nothing else needs to go.
+    """
+
+    model: ir.Model
+    original: ir.Model
+    macs: float
+    plans: tuple[HeadPlan, ...]
+    reports: tuple[HeadReport, ...]
+    notes: tuple[str, ...] = ()
+    alone: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """The graph that the passes work on: `original` right after the pre-pass, `analysis` of what will be pruned.
 
-    `frozen` names the layers whose constants stay bit-identical (their inputs aside); `groups` may lose units; `wide`
-    is the same before the first cut, where this is a later one.
+    `frozen` names the layers whose constants stay bit-identical (their inputs aside); `groups` may lose units. With a
+    new `head`, `original` has that, too. `wide` is the same before the first cut, where this is a later one.
     """
 
     original: ir.Model
@@ -88,16 +100,28 @@ class Prepared:
     closed: tuple[Closed, ...]
     frozen: frozenset[str]
     wide: "Prepared | None" = None
+    head: NewHead | None = None
 
     @property
     def first(self) -> "Prepared":
         """The model before it was cut for the first time: that which options name, and which shares are of."""
         return self.wide or self
 
+    @property
+    def came(self) -> ir.Model:
+        """The model as it came: what is compared with, learned from, and what budgets are shares of."""
+        return self.original if self.head is None else self.head.original
+
+    @property
+    def alone(self) -> bool:
+        """Whether the new head meets the budget, so that nothing else needs to go."""
+        return self.head is not None and self.head.alone
+
     @cached_property
     def costs(self) -> CostModel:
-        """What widths cost, beside what they did before the first cut."""
-        return cost_model(self.analysis, self.original, None if self.wide is None else self.wide.costs)
+        """What widths cost, beside what they did before the first cut, and what the model as it came does."""
+        wide = None if self.wide is None else self.wide.costs
+        return cost_model(self.analysis, self.came, wide, None if self.head is None else self.head.macs)
 
 
 def open_data(model: ir.Model, calib: object, config: Config, matched: bool = True) -> Data:
@@ -203,74 +227,27 @@ def prepare(model: ir.Model, data: Data, config: Config, fold: bool) -> Prepared
     Raises BadInput where `--keep` or `--only` match nothing, or the model does not run on the data.
     """
     normal = normalise(model)
-    kept = {node.name or "" for node in every_node(normal) if matches([node.name or ""], config.keep)}
-    analysis = analysed(normal, lambda inlined: traced(inlined, data), kept, config.open)
+    analysis = first_look(normal, data, config)
     original = analysis.model
     frozen = _frozen(original, analysis, config)
-    analysis, products = _with_states(analysis, frozen, config)
+    analysis, products = with_states(analysis, frozen, config.open)
     frozen |= products
     if fold and analysis.groups:
         ours = {linear.node.name or "" for linear in analysis.linears} - frozen
         analysis = _again(fold_batchnorm(analysis.model, ours), data, analysis.trace, config)
         ours = {x.node.name or "" for x in solvable(analysis)} - frozen
         analysis = _again(add_bias(analysis.model, ours), data, analysis.trace, config)
-    if sampled := _sampled(analysis, frozen, config):
-        analysis = analyse(*_with_samplers(analysis, sampled), config.open)
+    if sampled := sampled_layers(analysis, frozen, config.sampler):
+        analysis = analyse(*with_samplers(analysis, sampled), config.open)
     require_matches((normal, original, analysis.model), config)
     groups, closed = choosable(analysis.groups, config)
     return Prepared(original, analysis, groups, (*analysis.closed, *closed), frozen)
 
 
-def _with_states(analysis: Analysis, frozen: frozenset[str], config: Config) -> tuple[Analysis, frozenset[str]]:
-    """The analysis with products around the states of recurrent layers, where that opens any; and their names."""
-    closed = {
-        linear.node.name or ""
-        for linear in analysis.linears
-        if linear.kind == "recurrent" and len(linear.node.inputs) > 5 and bool(np.all(linear.outputs == WHOLE))
-    } - frozen
-    if not closed:
-        return analysis, frozenset()
-    readers = {linear.node.name or "" for linear in analysis.linears}
-    model = add_state_products(analysis.model, closed, readers)
-    products = [node for node in every_node(model) if STATE in node.meta]
-    shapes = dict(analysis.trace.shapes)
-    for ends in ([node.inputs[0], node.outputs[0]] for node in products):  # one of the two is new, and both are alike
-        names = [value.name or "" for value in ends if value is not None]
-        shapes |= dict.fromkeys(names, next(shapes[name] for name in names if name in shapes))
-    opened = analyse(model, replace(analysis.trace, shapes=shapes), config.open)
-    if len(opened.groups) == len(analysis.groups):
-        return analysis, frozenset()
-    return opened, frozenset(node.name or "" for node in products)
-
-
-def _sampled(analysis: Analysis, frozen: frozenset[str], config: Config) -> dict[str, tuple[int, int]]:
-    """The layers that get a channel sampler: (the axis of their input channels, how many they are)."""
-    mine = [x for x in solvable(analysis) if x.node.graph is analysis.model.graph and x.node.name not in frozen]
-    plain = [x for x in mine if x.groups == 1 and x.x.producer() is not None]
-    if config.sampler:
-        return sharing(analysis.model, {x.node.name or "" for x in plain})
-    if config.sampler is not None:
-        return {}
-    found = {}
-    for linear in plain:
-        axis = 1 if linear.kind == "conv" else -1
-        width = analysis.trace.shape(linear.x)[axis]
-        worth = linear.outputs.shape[1] * linear.features.shape[1] // max(width, 1)
-        closed = bool(np.all(linear.features == WHOLE))
-        if linear.kind in ("conv", "gemm", "matmul") and closed and width >= FEWEST_SAMPLED and worth >= WORTH_SAMPLING:
-            found[linear.node.name or ""] = (axis, width)
-    return found
-
-
-def _with_samplers(analysis: Analysis, layers: Mapping[str, tuple[int, int]]) -> tuple[ir.Model, Trace]:
-    """The model with samplers, and its trace: a sampler that takes every channel changes no shape."""
-    model = add_samplers(analysis.model, layers)
-    added = {
-        node.outputs[0].name or "": analysis.trace.shape(node.inputs[0])
-        for node in model.graph
-        if SAMPLER in node.meta and node.inputs[0] is not None
-    }
-    return model, replace(analysis.trace, shapes={**analysis.trace.shapes, **added})
+def first_look(normal: ir.Model, data: Data, config: Config) -> Analysis:
+    """The analysis of a model right after the pre-pass. Raises BadInput where it does not run on the data."""
+    kept = {node.name or "" for node in every_node(normal) if matches([node.name or ""], config.keep)}
+    return analysed(normal, lambda inlined: traced(inlined, data), kept, config.open)
 
 
 def traced(model: ir.Model, data: Data) -> Trace:

@@ -50,7 +50,11 @@ class Prober:
         constants = _changed(list(chain.from_iterable(trials)), self.layers)
         if not constants:
             return [0.0 for _ in trials]
-        return self.errors(constants, [_weights(trial, self.layers, self.constants) for trial in trials])
+        return self.errors(constants, [self.refitted(trial) for trial in trials])
+
+    def refitted(self, trial: Kept) -> dict[str, Array]:
+        """The constants of the layers that read these groups, by name, after a refit on the units that stay."""
+        return _weights(trial, self.layers, self.constants)
 
     def errors(self, constants: Sequence[ir.Value], changes: Sequence[Mapping[str, Array]]) -> list[float]:
         """The same for other contents of some constants, by name; what a change leaves out stays."""

@@ -1,6 +1,6 @@
 """Sweep 2: front to back on the pruned network's own activations, solve every layer toward the original's outputs."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,12 +19,14 @@ from onnxprune.dependency import Analysis, Keep
 from onnxprune.graph import Array, array_of, captured_values, constants, values_by_name
 from onnxprune.layers import Layer
 from onnxprune.low_rank.approximate import AS_ROWS, METHODS
-from onnxprune.low_rank.factors import Factors
+from onnxprune.low_rank.convolutions import by_responses
+from onnxprune.low_rank.factors import Factors, Form
 from onnxprune.op_rules.stored import stored, write
 from onnxprune.pairs import find_pairs
 from onnxprune.parallel import each
+from onnxprune.ranks import is_window
 from onnxprune.serialise import release_all
-from onnxprune.solve import Block, reservoir_share, worst
+from onnxprune.solve import Block, Fit, reservoir_share, worst
 from onnxprune.weights import from_matrix, from_vector, to_matrix, to_vector
 
 Tick = Callable[[], None]
@@ -41,9 +43,9 @@ class Rebuilt:
 
 @dataclass(frozen=True, eq=False)
 class Ranks:
-    """The layers that become products, with their ranks, and the method that finds the factors."""
+    """The layers that become products, of which form, and the method that finds the factors of dense ones."""
 
-    of: Mapping[str, int] = field(default_factory=dict)
+    of: Mapping[str, Form] = field(default_factory=dict)
     method: str = "response"
 
     def reads_rows(self) -> bool:
@@ -102,7 +104,7 @@ def rebuild(
         layer, blocks = one
         if layer.name not in ranks.of:
             return _solve(model, layer, keep, blocks, values, mode)
-        blind = ranks.method == "lrd" or not blocks[0].solvable
+        blind = (ranks.method == "lrd" and not is_window(layer.linear)) or not blocks[0].solvable
         solved = _solve(model, layer, keep, blocks, values, mode) if blind and layer.name in stale else None
         rebuilt, factors[layer.name] = _approximate(layer, blocks[0], values, ranks, blind, solved)
         return rebuilt
@@ -254,8 +256,11 @@ def _approximate(
     own = to_vector(linear, shift).astype(np.float64)
     fit = block.fit(prior) if block.solvable and solved is None else None
     before = block.error(prior, own) if solved is None else solved.before
-    method = METHODS["lrd" if blind else ranks.method]
-    factors, vector = method(fit, prior, own, ranks.of[layer.name], layer.activation)
+    form, method = ranks.of[layer.name], METHODS["lrd" if blind else ranks.method]
+    if is_window(linear):
+        factors, vector = by_responses(fit, prior, own, form, linear.kernel, layer.clipped)
+    else:
+        factors, vector = method(fit, prior, own, form.rank, layer.activation)
     product = factors.product()
     write(weight, from_matrix(linear, product[None], shape))
     write(bias, from_vector(linear, vector, shift))
@@ -268,3 +273,27 @@ def _rounded_error(model: ir.Model, layer: Layer, blocks: Sequence[Block], weigh
     vector = to_vector(layer.linear, constant_array(model, bias)).astype(np.float64)
     shifts = np.split(vector, layer.linear.groups)
     return max(block.error(*own) for block, *own in zip(blocks, matrices, shifts, strict=True))
+
+
+def fits(
+    analysis: Analysis,
+    layers: Sequence[Layer],
+    wave: dict[str, int],
+    collected: Collected,
+    source: Source,
+    sampling: Sampling,
+    ranks: Ranks,
+) -> Iterator[tuple[Layer, Fit]]:
+    """The least-squares fits of layers to their own outputs in the original, with the rows that the method goes over.
+
+    Layers too large to be solved are left out.
+    """
+    keep, frontier = analysis.keep_all(), Frontier(analysis.flat, wave, source)
+    for number, batches in enumerate(_batches(layers, sampling)):
+        ready = [layer for layer in layers if layer.wave == number]
+        for layer, (block,) in zip(
+            ready, _summed(ready, keep, collected, sampling, frontier, number, batches, ranks), strict=True
+        ):
+            if block.solvable:
+                weight = constant_array(analysis.model, layer.linear.weight)
+                yield layer, block.fit(to_matrix(layer.linear, weight)[0].astype(np.float64))

@@ -13,6 +13,7 @@ from onnxprune.report import (
     ClosedReport,
     EpochReport,
     Fidelity,
+    HeadReport,
     JointReport,
     Latency,
     Report,
@@ -34,10 +35,12 @@ def screen() -> Console:
 
 def show_report(report: Report, console: Console, verbose: bool, wrote: str) -> None:
     """Print what a run did: the groups, the totals, and a line for everything else; `wrote` names the output."""
-    if report.groups or not report.products:
+    if report.groups or not (report.products or report.codes):
         console.print(_groups(report))
     if report.products:
         console.print(_products(report))
+    if report.codes:
+        console.print(_codes(report))
     console.print(_totals(report))
     if verbose:
         console.print(_layers(report))
@@ -84,15 +87,29 @@ def _groups(report: Report) -> Table:
 
 
 def _products(report: Report) -> Table:
-    made = table("layer", "inputs", "outputs", "rank", "method", "error")
+    made = table("layer", "inputs", "outputs", "rank", "method", "kind", "error")
     for one in report.products:
         error = "" if one.error is None else f"{one.error:.3f}"
-        made.add_row(one.name, str(one.inputs), str(one.outputs), str(one.rank), one.method, error)
+        made.add_row(one.name, str(one.inputs), str(one.outputs), str(one.rank), one.method, one.kind, error)
+    return made
+
+
+def _codes(report: Report) -> Table:
+    made = table("layer", "method", "weights a byte", "bytes before", "after", "error", "stays because")
+    made.columns[1].justify = made.columns[-1].justify = "left"
+    for one in report.codes:
+        error = "" if one.error is None else f"{one.error:.3f}"
+        sizes = quantity(one.before), quantity(one.after)
+        made.add_row(one.name, one.method, str(one.segment), *sizes, error, one.reason)
     return made
 
 
 def _totals(report: Report) -> Table:
     made = totals_table(report.before, report.after)
+    if report.memory is not None:
+        for label, name in (("memory of a session", "session"), ("most while it loads", "peak")):
+            old, new = (getattr(one, name) for one in report.memory)
+            made.add_row(label, quantity(old), quantity(new), share(new / max(old, 1)))
     for one in report.latency:
         made.add_row(*_latency(one))
     if report.accuracy is not None:
@@ -133,15 +150,20 @@ def _lines(report: Report, verbose: bool) -> Iterable[tuple[str, str]]:
         yield "budget", f"{budget.kind} {budget.target:.3g} {asked}, {budget.reached:.4f} reached"
     elif budget.kind == "ranks":
         yield "budget", f"ranks as asked for: {share(budget.reached)} of the parameters stay"
+    elif budget.kind == "codes":
+        yield "budget", f"none: {share(budget.reached)} of the bytes stay"
     else:
         yield "budget", f"{budget.kind}: {share(budget.reached)} of the channels removed"
-    align = f"; widths in multiples of {report.align} where they can be" if budget.kind != "plan" else ""
-    yield "allocation", report.allocation + align
-    if all(group.kept == group.width for group in report.groups) and not report.products:
+    whole = all(group.kept == group.width for group in report.groups)
+    rest = report.heads or report.products or report.codes
+    bare = budget.kind in ("plan", "codes") or (whole and rest)
+    yield "allocation", report.allocation + f"; widths in multiples of {report.align} where they can be" * (not bare)
+    if whole and not rest:
         yield "note", "Nothing was removed: the model meets the budget as it is."
     if report.calibration is not None:
         yield "data", report.calibration.description
         yield from (("guessed", guess) for guess in report.calibration.guesses)
+    yield from (("new head", head_text(head)) for head in report.heads)
     yield from (round_line(one) for one in report.rounds)
     if report.joint is not None:
         yield _joint(report.joint)
@@ -153,6 +175,16 @@ def _lines(report: Report, verbose: bool) -> Iterable[tuple[str, str]]:
     yield "proof", f"differs from the masked original by {report.proof:.1e} of its largest output"
     if verbose:
         yield "seconds", ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in report.seconds.items())
+
+
+def head_text(head: HeadReport) -> str:
+    """One sentence on a new head."""
+    what = f"{', '.join(head.outputs)}: one layer of {head.numbers} on the means of the {head.channels} channels of "
+    if head.ridge is None:
+        return f"{what}{head.source}, as the plan has it"
+    agreement = "" if head.same_class is None else f"same class for {share(head.same_class)}, "
+    missed = "" if head.error is None else f"; {agreement}misses {share(head.error)} of the variance of held-out ones"
+    return f"{what}{head.source}, solved on {head.samples} inputs{missed}"
 
 
 def _joint(joint: JointReport) -> tuple[str, str]:

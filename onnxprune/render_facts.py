@@ -1,4 +1,4 @@
-"""What `inspect`, `fold`, `finetune`, `bench`, `compare` and `doctor` tell, for a terminal."""
+"""What `inspect`, `fold`, `finetune`, `sensitivity`, `bench`, `compare` and `doctor` tell, for a terminal."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ from onnxprune.render import (
     totals_table,
     tuned_lines,
 )
-from onnxprune.report import Finetuned
+from onnxprune.report import Finetuned, Sensitivity
 
 MOST = 4
 """Lines of one kind that are shown unless all are asked for."""
@@ -134,3 +134,25 @@ def show_finetuned(found: Finetuned, console: Console, wrote: str) -> None:
         one = found.accuracy
         lines.append((one.metric, f"{one.before:.4f} → {one.after:.4f} ({one.after - one.before:+.4f})"))
     print_lines(console, [*lines, ("wrote", wrote)])
+
+
+def show_sensitivity(found: Sensitivity, console: Console) -> None:
+    """Print every point of every curve."""
+    made = table(
+        "layer or group", "made smaller by", "left", "weights", "multiply–adds", "own error", "outputs", left=2
+    )
+    for curve in found.curves:
+        of = f" of {curve.whole}" if curve.whole else " a byte"
+        for number, point in enumerate(curve.points):
+            name = (curve.name, f"{curve.kind}, {curve.method}") if number == 0 else ("", "")
+            shares = share(point.rate), share(point.macs), share(point.own_error), share(point.output_error)
+            made.add_row(*name, f"{point.left}{of}", *shares)
+    console.print(made)
+    kept = "held-out inputs" if found.held_out else "inputs (none were held out)"
+    lines = [
+        ("errors", f"squared, over the variance; of the outputs on {found.samples} {kept}"),
+        ("data", found.calibration.description),
+        *(("guessed", guess) for guess in found.calibration.guesses),
+        *closed_lines(found.closed, False),
+    ]
+    print_lines(console, lines)

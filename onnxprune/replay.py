@@ -8,27 +8,28 @@ from onnxprune.calibration.allowance import allowance
 from onnxprune.calibration.collect import collect
 from onnxprune.calibration.sampling import Sampling
 from onnxprune.choose import Chosen
+from onnxprune.coding import coded_as
 from onnxprune.config import Config
-from onnxprune.costs import cost_model
 from onnxprune.dependency import Keep
 from onnxprune.graph import nodes_by_name
+from onnxprune.heads import prepare_headed
 from onnxprune.layers import layers_in_order
 from onnxprune.low_rank.approximate import solver
-from onnxprune.low_rank.factors import by_singular_values
+from onnxprune.low_rank.convolutions import nearest
 from onnxprune.measure import measure, open_judge
 from onnxprune.model_io import Loaded, ModelSource, like, load
-from onnxprune.passes.factorize_low_rank import factorize_low_rank, matrix_of, multiplied
+from onnxprune.passes.factorize_low_rank import factorize_low_rank, matrix_of, multiplied, window_of
 from onnxprune.passes.remove import remove
 from onnxprune.passes.samplers import drop_idle_samplers
 from onnxprune.passes.states import settle_products
 from onnxprune.pipeline import Result
 from onnxprune.plan import Plan, keep_of
-from onnxprune.prepare import Data, Prepared, fitted, open_data, prepare
+from onnxprune.prepare import Data, Prepared, fitted, open_data
 from onnxprune.progress import Progress, Silent, Stages
-from onnxprune.ranks import worth
+from onnxprune.ranks import is_window, planned, worth
 from onnxprune.rebuild import Ranks, Rebuild, rebuild
 from onnxprune.report import Budget, Report
-from onnxprune.reporting import Outcome, make_report
+from onnxprune.reporting import Outcome, head_notes, make_report
 from onnxprune.serialise import LARGE, tensor_bytes
 from onnxprune.verify import prove
 
@@ -56,7 +57,8 @@ def apply_plan(
     Raises BadInput where the plan is not this model's, BudgetNotMet, or ProofFailed; the model given is never changed.
     """
     stages = Stages(progress or Silent())
-    settings = (config or Config()).model_copy(update={"open": plan.open, "sampler": plan.sampler})
+    fixed = {"open": plan.open, "sampler": plan.sampler, "head": None}
+    settings = (config or Config()).model_copy(update=fixed)
     solve = calib is not None and settings.rebuild != "none"
     if not solve:
         settings = settings.model_copy(update={"samples": settings.samples or FEW_SAMPLES})
@@ -65,8 +67,9 @@ def apply_plan(
             loaded = load(model)
             judge = open_judge(loaded.model, eval, metric, settings)
             data = open_data(loaded.model, calib, settings, matched=solve)
-            prepared = prepare(loaded.model, data, settings, fold=solve)
-            costs = cost_model(prepared.analysis)
+        prepared = prepare_headed(loaded.model, data, settings, solve, stages, plan.heads)
+        with stages.stage("analyse"):
+            costs = prepared.costs
             data = fitted(data, prepared.analysis.trace, float(costs.macs(costs.full)), settings)
             keep = keep_of(plan, prepared.analysis)
         slim = remove(prepared.analysis, keep)
@@ -74,24 +77,28 @@ def apply_plan(
         factors = {name: (one.first, one.second) for name, one in found.factors.items()}
         slim, written = factorize_low_rank(found.model, factors)
         named = drop_idle_samplers(slim)
-        slim = settle_products(named)
+        coded = coded_as(named, plan.codes)
+        slim = settle_products(coded.model)
         with stages.stage("verify"):
-            solved = drop_idle_samplers(multiplied(found.model, named, written)) if written else named
+            whole = drop_idle_samplers(multiplied(found.model, named, written)) if written else named
+            solved = coded.whole(whole)
             proof = prove(prepared.analysis, slim, keep, data.sample, solved)
-        if not solve and "measure" not in settings.model_fields_set and tensor_bytes(prepared.original) > LARGE:
+        if not solve and "measure" not in settings.model_fields_set and tensor_bytes(prepared.came) > LARGE:
             settings = settings.model_copy(update={"measure": False})
         with stages.stage("measure"):
-            measured = measure(prepared.original, slim, data, judge, settings)
-    outcome = Outcome(slim, _chosen(plan), {}, found.solved, proof, measured, stages.seconds, found.disk_bytes)
+            measured = measure(prepared.came, slim, data, judge, settings)
+    outcome = Outcome(
+        slim, _chosen(plan), {}, found.solved, proof, measured, stages.seconds, found.disk_bytes, codes=coded.reports
+    )
     return Result(like(slim, loaded), plan, _report(loaded, settings, prepared, data, plan, outcome))
 
 
 def _cut_blindly(slim: ir.Model, plan: Plan) -> Rebuild:
     """The products of the plan by singular values: without data nothing tells more."""
     nodes = nodes_by_name(slim)
-    return Rebuild(
-        slim, [], {one.name: by_singular_values(matrix_of(nodes[one.name]), one.rank) for one in plan.products}, 0
-    )
+    forms = {nodes[name]: form for name, form in planned(plan.products).items()}
+    factors = {node.name or "": nearest(matrix_of(node), form, window_of(node)) for node, form in forms.items()}
+    return Rebuild(slim, [], factors, 0)
 
 
 def _rebuilt(
@@ -105,8 +112,9 @@ def _rebuilt(
     sampling = Sampling(data.source.samples, data.batches, len(layers), prepared.analysis.trace, config.seed, fits)
     with stages.stage("collect") as tick:
         collected = collect(prepared.analysis.flat, layers, frozenset(), data.source, sampling, tick)
-    method = next((one.method for one in plan.products), "response")
-    ranks = Ranks(worth({one.name: one.rank for one in plan.products}, layers, keep), solver(method))
+    windows = {layer.name for layer in layers if is_window(layer.linear)}
+    method = next((one.method for one in plan.products if one.name not in windows), "response")
+    ranks = Ranks(worth(prepared.analysis, planned(plan.products), layers, keep), solver(method))
     with stages.stage("rebuild", max((layer.wave for layer in layers), default=0) + 1) as tick:
         return rebuild(
             prepared.analysis, slim, keep, layers, wave, collected, data.source, sampling, config.rebuild, tick, ranks
@@ -128,6 +136,7 @@ def _report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, plan
         for g in report.groups
     )
     notes = () if outcome.solved else (UNSOLVED,) if config.measure else (UNSOLVED, UNMEASURED)
+    notes = (*head_notes(prepared), *notes)
     if any(one.method == "ger" for one in plan.products):
         notes = (*notes, UNTRAINED.format("solved layer by layer (as)" if outcome.solved else "singular vectors"))
     reached = 1 - sum(g.kept for g in groups) / max(sum(g.width for g in groups), 1)

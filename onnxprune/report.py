@@ -45,7 +45,7 @@ class LayerReport(_Frozen):
 class ProductReport(_Frozen):
     """A layer of `outputs` × `inputs` that became two, of this rank, and the error of its outputs on held-out rows.
 
-    The error is None where nothing tells.
+    The error is None where nothing tells; `kind` says which way a convolution went.
     """
 
     name: str
@@ -53,7 +53,23 @@ class ProductReport(_Frozen):
     outputs: int
     rank: int
     method: str
+    kind: Literal["channel", "spatial-svd"] = "channel"
     error: float | None = None
+
+
+class CodesReport(_Frozen):
+    """A layer whose weight is stored as codes of a byte, each for `segment` numbers, and the weight's bytes.
+
+    `error` is what the weight lost, squared, over its square; `reason` says why a layer stayed as it was.
+    """
+
+    name: str
+    method: str
+    segment: int
+    before: int
+    after: int
+    error: float | None = None
+    reason: str = ""
 
 
 class Totals(_Frozen):
@@ -74,6 +90,13 @@ class Latency(_Frozen):
     speedup: float
     speedup_p10: float
     speedup_p90: float
+
+
+class Memory(_Frozen):
+    """Bytes that a process grows by, with a session that has run once and at the worst moment until then."""
+
+    session: int
+    peak: int
 
 
 class Fidelity(_Frozen):
@@ -164,9 +187,26 @@ class Calibrated(_Frozen):
 class Budget(_Frozen):
     """What was asked for, as a share of the original, and what was reached; `plan` where a plan was replayed."""
 
-    kind: Literal["macs", "params", "ratio", "ratios", "ranks", "plan"]
+    kind: Literal["macs", "params", "ratio", "ratios", "ranks", "codes", "plan"]
     target: float
     reached: float
+
+
+class HeadReport(_Frozen):
+    """A new head: a layer of `numbers` on the means of the `channels` of `source`, in the place of a tail.
+
+    `error` is the share of the variance of what the original's last layer gives that it misses, and `same_class` how
+    often the largest number is the same, both on held-out inputs. A head that a plan holds was not fitted again.
+    """
+
+    outputs: tuple[str, ...]
+    source: str
+    channels: int
+    numbers: int
+    samples: int = 0
+    ridge: float | None = None
+    error: float | None = None
+    same_class: float | None = None
 
 
 class Report(_Frozen):
@@ -184,17 +224,62 @@ class Report(_Frozen):
     closed: tuple[ClosedReport, ...]
     layers: tuple[LayerReport, ...]
     products: tuple[ProductReport, ...] = ()
+    codes: tuple[CodesReport, ...] = ()
     joint: JointReport | None = None
     before: Totals
     after: Totals
     proof: float
+    heads: tuple[HeadReport, ...] = ()
     tuned: Tuned | None = None
     rounds: tuple[RoundReport, ...] = ()
     latency: tuple[Latency, ...] = ()
+    memory: tuple[Memory, Memory] | None = None
     fidelity: Fidelity | None = None
     accuracy: Accuracy | None = None
     seconds: dict[str, float]
     notes: tuple[str, ...] = ()
+
+
+class Point(_Frozen):
+    """One layer or group made smaller: what is `left` of it, and what that costs.
+
+    `left` counts channels, the rank, or the weights that a byte stands for. `rate` is the share of the weights that
+    stays, of those that the change touches; `macs` and `params` are shares of the whole model's (codes count by their
+    bytes). `own_error` is the squared error of what the layer gives, or what a group's readers give, and
+    `output_error` that of the model's outputs, both over the variance of that.
+    """
+
+    left: int
+    rate: float
+    macs: float
+    params: float
+    own_error: float
+    output_error: float
+
+
+class Curve(_Frozen):
+    """The points of one layer or group, `whole` of which there are (0 for codes), from little left to much."""
+
+    name: str
+    kind: Literal["channels", "rank", "codes"]
+    method: str
+    whole: int
+    points: tuple[Point, ...]
+
+
+class Sensitivity(_Frozen):
+    """What `onnxprune sensitivity` tells: `samples` inputs judged, `held_out` from the solvers or not."""
+
+    schema_version: Literal[1] = 1
+    onnxprune: str
+    model: str
+    config: Config
+    calibration: Calibrated
+    samples: int
+    held_out: bool
+    curves: tuple[Curve, ...]
+    closed: tuple[ClosedReport, ...]
+    seconds: dict[str, float]
 
 
 class Finetuned(_Frozen):

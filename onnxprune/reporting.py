@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxprune.choose import CAREFUL, Chosen, budget_of
 from onnxprune.config import BUDGETS, Config
-from onnxprune.costs import cost_model, parameters
+from onnxprune.costs import parameters
 from onnxprune.criteria import lookup
 from onnxprune.dependency import Analysis
 from onnxprune.grouping import Group
@@ -19,12 +19,13 @@ from onnxprune.op_rules.facts import Linear
 from onnxprune.plan import Plan
 from onnxprune.planning import reader_errors
 from onnxprune.prepare import Data, Prepared
-from onnxprune.ranks import saved_macs
+from onnxprune.ranks import planned, saved_macs
 from onnxprune.rebuild import Rebuilt
 from onnxprune.report import (
     Budget,
     Calibrated,
     ClosedReport,
+    CodesReport,
     GroupReport,
     JointReport,
     LayerReport,
@@ -55,6 +56,7 @@ class Outcome:
     tuned: Tuned | None = None
     rounds: tuple[RoundReport, ...] = ()
     notes: tuple[str, ...] = ()
+    codes: tuple[CodesReport, ...] = ()
     joint: JointReport | None = None
 
 
@@ -62,11 +64,11 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
     """Gather the report. Totals: of the model as it came (before BatchNorm was folded), and at the widths after."""
     kept = {group.name: len(group.kept) for group in plan.groups}
     errors = {group.name: group.error for group in plan.groups} | reader_errors(prepared, outcome.solved)
-    costs = cost_model(prepared.analysis)
+    costs = prepared.costs
     widths = np.array([kept.get(group.name, group.width) for group in prepared.analysis.groups], np.int64)
-    before = _totals(costs.macs(costs.full), prepared.original)
-    ranks = {one.name: one.rank for one in plan.products}
-    after = _totals(costs.macs(widths) - saved_macs(prepared.analysis, widths, ranks), outcome.model)
+    before = _totals(costs.whole("macs"), prepared.came)
+    forms = planned(plan.products)
+    after = _totals(float(costs.macs(widths)) - saved_macs(prepared.analysis, widths, forms), outcome.model)
     groups = tuple(
         GroupReport(
             name=g.name,
@@ -90,17 +92,20 @@ def make_report(loaded: Loaded, config: Config, prepared: Prepared, data: Data, 
         closed=tuple(ClosedReport(name=c.name, width=c.width, reason=c.reason) for c in prepared.closed),
         products=_products(prepared.analysis, plan, outcome),
         joint=outcome.joint,
+        codes=outcome.codes,
         layers=tuple(LayerReport(name=r.name, before=r.before, after=r.after) for r in outcome.solved),
         before=before,
         after=after,
         proof=outcome.proof,
+        heads=() if prepared.head is None else prepared.head.reports,
         tuned=outcome.tuned,
         rounds=outcome.rounds,
         latency=outcome.measured.latency,
+        memory=outcome.measured.memory,
         fidelity=outcome.measured.fidelity,
         accuracy=outcome.measured.accuracy,
         seconds=dict(outcome.seconds),
-        notes=(*_notes(config, data), *_wide(config, outcome), *outcome.notes),
+        notes=(*head_notes(prepared), *_notes(config, data), *_wide(config, outcome), *outcome.notes),
     )
 
 
@@ -116,6 +121,7 @@ def _products(analysis: Analysis, plan: Plan, outcome: Outcome) -> tuple[Product
             outputs=sizes[one.name][1],
             rank=one.rank,
             method=one.method,
+            kind=one.kind,
             error=errors.get(one.name),
         )
         for one in plan.products
@@ -136,14 +142,16 @@ def _allocation(chosen: Chosen, config: Config) -> str:
     return chosen.allocation + (" (asked for)" if "allocate" in config.model_fields_set else " (the default)")
 
 
-def _totals(macs: np.ndarray, model: ir.Model) -> Totals:
-    return Totals(macs=round(float(macs)), params=parameters(model), bytes=tensor_bytes(model))
+def _totals(macs: float, model: ir.Model) -> Totals:
+    return Totals(macs=round(macs), params=parameters(model), bytes=tensor_bytes(model))
 
 
 def _budget(config: Config, data: Data, groups: Sequence[GroupReport], before: Totals, after: Totals) -> Budget:
     kind, target = budget_of(config, data.source.synthetic)
     if kind == "ranks":
         reached = after.params / max(before.params, 1)
+    elif kind == "codes":
+        reached = after.bytes / max(before.bytes, 1)
     elif kind in ("ratio", "ratios"):
         reached = 1 - sum(g.kept for g in groups) / max(sum(g.width for g in groups), 1)
     else:
@@ -180,8 +188,13 @@ def _wide(config: Config, outcome: Outcome) -> tuple[str, ...]:
     )
 
 
+def head_notes(prepared: Prepared) -> tuple[str, ...]:
+    """What is to be said of the new head; nothing where there is none."""
+    return () if prepared.head is None else prepared.head.notes
+
+
 def _notes(config: Config, data: Data) -> tuple[str, ...]:
-    if not data.source.synthetic:
+    if not data.source.synthetic or config.stores_only:
         return ()
     given = config.ratios or any(getattr(config, name) is not None for name in BUDGETS)
     budget = "" if given else f" The budget is the careful {CAREFUL}."

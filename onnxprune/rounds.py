@@ -1,7 +1,7 @@
 """The schedule of cuts and fine-tunes: in one go, in rounds, or group by group; together they are one removal."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -10,6 +10,7 @@ from onnxprune.choose import Chosen, budget_of, uniform_widths
 from onnxprune.composing import carried, prepare_again
 from onnxprune.config import BUDGETS, Config
 from onnxprune.costs import parameters
+from onnxprune.course import Course, pruned
 from onnxprune.cutting import Cut, cut, widths
 from onnxprune.dependency import Group, Keep
 from onnxprune.errors import BudgetNotMet
@@ -20,8 +21,9 @@ from onnxprune.passes.factorize_low_rank import Written, factorize_low_rank, mul
 from onnxprune.prepare import Data, Prepared
 from onnxprune.progress import Stages
 from onnxprune.report import JointReport, RoundReport, Tuned
+from onnxprune.sharing import ALONE, Alone
 from onnxprune.training.samples import Samples
-from onnxprune.tuning import Course, pruned, tune
+from onnxprune.tuning import tune
 from onnxprune.widths import runtime_block
 
 SHORT, SHORTER = 1.0, 0.25
@@ -32,7 +34,8 @@ SHORT, SHORTER = 1.0, 0.25
 class Step:
     """A cut down to the budget of `config`, and the epochs behind it; of one `group` alone, where that is named.
 
-    `chosen` are the widths that were chosen for all groups beforehand.
+    A cut that is all there is has no name. Where widths were chosen for all groups beforehand, `chosen` holds them, and
+    `refused` why some stay.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Step:
     epochs: float | None
     group: str | None = None
     chosen: Chosen | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,19 +73,25 @@ class Pruned:
 
 
 def prune(
-    prepared: Prepared, data: Data, samples: Samples | None, course: Course, config: Config, stages: Stages
+    prepared: Prepared,
+    data: Data,
+    samples: Samples | None,
+    course: Course,
+    config: Config,
+    stages: Stages,
+    shared: Alone,
 ) -> Pruned:
     """Cut and fine-tune as the options say.
 
     Raises BadInput where nothing can go, and BudgetNotMet where not enough can: as a rule before the first cut.
     """
-    steps = _steps(prepared, data, config, stages)
-    if len(steps) > 1:
+    steps = _steps(prepared, data, config, stages, shared)
+    if config.rounds > 1 or config.finetune_per_layer:
         course.begin()
     done: Pruned | None = None
     for number, step in enumerate(steps, 1):
         with stages.part(step.name):
-            done = _as_products(_cut(prepared, done, step, data, stages))
+            done = _as_products(_cut(prepared, done, step, data, stages, shared))
             if done.written and step.config.fc == "ger":
                 model, joint, notes = reconstruct(prepared, done.model, done.written, data, step.config, stages)
                 done = replace(done, model=model, joint=joint, notes=(*done.notes, *notes))
@@ -90,20 +100,20 @@ def prune(
                 task = pruned(prepared, done.model, done.keep, done.written, samples, at, step.config)
                 model, tuned = tune(task, step.epochs, step.config, stages)
                 done = replace(done, model=model, tuned=tuned)
-            if len(steps) > 1:
+            if step.name:
                 done = replace(done, rounds=(*done.rounds, _told(prepared, done, step)))
     assert done is not None
     return done
 
 
-def _cut(prepared: Prepared, done: Pruned | None, step: Step, data: Data, stages: Stages) -> Pruned:
+def _cut(prepared: Prepared, done: Pruned | None, step: Step, data: Data, stages: Stages, shared: Alone) -> Pruned:
     if done is None:
-        one = cut(_alone(prepared, step), data, step.config, stages)
-        chosen = step.chosen or one.chosen
-        return Pruned(one.model, one.keep, chosen, one, one.wide, one.refused, one.disk_bytes, one.notes)
+        one = cut(_alone(prepared, step), data, step.config, stages, shared)
+        chosen, refused = step.chosen or one.chosen, {**step.refused, **one.refused}
+        return Pruned(one.model, one.keep, chosen, one, one.wide, refused, one.disk_bytes, one.notes)
     with stages.stage("analyse"):
         again, where = prepare_again(prepared, done.keep, done.model, data, step.config, done.refused)
-    one = cut(_alone(again, step), data, step.config, stages)
+    one = cut(_alone(again, step), data, step.config, stages, ALONE)
     keep = where.composed(done.keep, one.keep)
     return replace(
         done,
@@ -150,17 +160,20 @@ def _told(prepared: Prepared, done: Pruned, step: Step) -> RoundReport:
     )
 
 
-def _steps(prepared: Prepared, data: Data, config: Config, stages: Stages) -> list[Step]:
+def _steps(prepared: Prepared, data: Data, config: Config, stages: Stages, shared: Alone) -> list[Step]:
     """What is done one after the other; the last step is the one with the long fine-tune."""
-    groups = _group_by_group(prepared, data, config, stages) if config.finetune_per_layer else []
-    steps = list(groups) or [
-        *(_round(config, data.source.synthetic, number) for number in range(1, config.rounds)),
-        Step(f"{config.rounds}/{config.rounds}" if config.rounds > 1 else "", config, config.finetune),
-    ]
-    if config.rounds > 1:  # better now than after the last fine-tune but one
+    synthetic, last = data.source.synthetic, Step("", config, config.finetune)
+    if prepared.alone:
+        return [last]
+    if config.finetune_per_layer and (steps := _group_by_group(prepared, data, config, stages, shared)):
+        return steps
+    if config.rounds == 1:
+        return [last]
+    if prepared.groups:  # whether the budget can be reached: better now than after the last fine-tune but one
         align = runtime_block() if config.align == "auto" else config.align
-        uniform_widths(prepared.analysis, prepared.groups, prepared.costs, data.source.synthetic, config, align)
-    return steps
+        uniform_widths(prepared.analysis, prepared.groups, prepared.costs, synthetic, config, align)
+    before = [_round(config, synthetic, number) for number in range(1, config.rounds)]
+    return [*before, replace(last, name=f"{config.rounds}/{config.rounds}")]
 
 
 def _round(config: Config, synthetic: bool, number: int) -> Step:
@@ -174,9 +187,9 @@ def _round(config: Config, synthetic: bool, number: int) -> Step:
     return Step(name, _drawn_anew(config, goal, number), config.round_epochs or SHORT)
 
 
-def _group_by_group(prepared: Prepared, data: Data, config: Config, stages: Stages) -> list[Step]:
+def _group_by_group(prepared: Prepared, data: Data, config: Config, stages: Stages, shared: Alone) -> list[Step]:
     """One step for each group that is to lose channels, front to back, at widths that are chosen now."""
-    chosen = widths(prepared, data, config, stages)
+    chosen, refused = widths(prepared, data, config, stages, shared)
     left = dict(zip(chosen.names, chosen.widths.tolist(), strict=True))
     groups = [group for group in _front_to_back(prepared) if left.get(group.name, group.width) < group.width]
     steps = []
@@ -184,7 +197,7 @@ def _group_by_group(prepared: Prepared, data: Data, config: Config, stages: Stag
         goal = {**dict.fromkeys(BUDGETS), "ratios": {group.name: 1 - left[group.name] / group.width}}
         name, last = f"{number}/{len(groups)}", number == len(groups)
         epochs = config.finetune if last else config.round_epochs or SHORTER
-        steps.append(Step(name, _drawn_anew(config, goal, 0 if last else number), epochs, group.name, chosen))
+        steps.append(Step(name, _drawn_anew(config, goal, 0 if last else number), epochs, group.name, chosen, refused))
     return steps
 
 

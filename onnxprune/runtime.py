@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnxprune.errors import BadInput
 from onnxprune.graph import captured_values
 from onnxprune.model_io import save
+from onnxprune.parallel import session_threads
 from onnxprune.serialise import LARGE, large_initializers, lighten, root_message, tensor_bytes
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def open_own(
     ort = import_onnxruntime()
     wanted = list(providers or [CPU])
     _require_available(wanted, ort)
-    options = _options(ort, threads, optimise, timed)
+    options = _options(ort, threads if threads or timed else session_threads(), optimise, timed)
     if lent is None:
         lent = not (timed or providers) and tensor_bytes(model) > LARGE
     try:

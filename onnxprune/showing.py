@@ -32,7 +32,7 @@ def checkpoint_of(output: Path | None) -> Path | None:
 def forget(checkpoint: Path | None) -> None:
     """Remove the checkpoints of a run that has written its output."""
     if checkpoint is not None and first():
-        from onnxprune.tuning import forget as remove
+        from onnxprune.course import forget as remove
 
         remove(checkpoint)
 

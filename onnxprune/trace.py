@@ -52,6 +52,8 @@ class Origin:
     direct: bool = True
 
 
+SIZES = ("Shape", "Size")
+"""What reads how large a tensor is, and nothing of what it holds."""
 PASSING = ("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape")
 ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Abs", "Neg")
 

@@ -1,35 +1,25 @@
 """The stage of fine-tuning: data, teacher, loss and optimiser are put together, and the pass is run."""
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from glob import escape
-from os import PathLike
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxprune.calibration.images import ImageOptions
-from onnxprune.calibration.source import MADE_UP
 from onnxprune.config import TUNING, Config, panel
-from onnxprune.dependency import Keep
-from onnxprune.errors import BadInput
-from onnxprune.graph import Array, array_of, constants, every_node, values_by_name
-from onnxprune.labels import Label
-from onnxprune.passes.factorize_low_rank import Written
+from onnxprune.course import Task
+from onnxprune.errors import BadInput, ProofFailed
+from onnxprune.graph import Array, values_by_name
 from onnxprune.passes.fine_tune import fine_tune
-from onnxprune.passes.remove import sliced
-from onnxprune.prepare import Data, Prepared
 from onnxprune.progress import Stages
 from onnxprune.report import Tuned
 from onnxprune.runtime import open_session, run
-from onnxprune.torch_twin import require_torch
+from onnxprune.torch_twin import ONE_AT_A_TIME, require_torch
 from onnxprune.training.augment import Augment
-from onnxprune.training.samples import Samples, open_samples, spooled
+from onnxprune.training.samples import Samples
 from onnxprune.training.schedule import plan, split
-from onnxprune.verify import require_same
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,27 +31,8 @@ if TYPE_CHECKING:
 
 PROBED = 256
 """Samples that tell what an output holds."""
-
-Select = Callable[[str, Array], Array]
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """A model to train, and what it is to learn from.
-
-    `teacher` is None where labels alone teach; `select` takes from its inner values the channels that the model still
-    has. `frozen` names constants that keep their values; `fans` and `biases` tell which are drawn anew by `--reinit`.
-    """
-
-    model: ir.Model
-    teacher: ir.Model | None
-    samples: Samples
-    frozen: Collection[str] = ()
-    select: Select = lambda name, array: array
-    fans: Mapping[str, int] = field(default_factory=dict)
-    biases: Collection[str] = ()
-    checkpoint: Path | None = None
-    resume: bool = False
+SAME, SAME_SHORT = 1e-3, 2e-2
+"""How far the twin may be from the runtime before it is trained, over the largest value; in 16 bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,88 +41,6 @@ class _Sample:
 
     feeds: dict[str, Array]
     outputs: "dict[str, Tensor]"
-
-
-@dataclass(frozen=True, eq=False)
-class Course:
-    """What a run is told of its fine-tune beside the options: the inputs, and where it stands from time to time."""
-
-    train: object = None
-    checkpoint: Path | None = None
-    resume: bool = False
-
-    def begin(self) -> None:
-        """Where a run starts anew, its rounds must not go on from what an earlier one left."""
-        if self.checkpoint is not None and not self.resume:
-            forget(self.checkpoint)
-
-    def before(self, number: int) -> "Course":
-        """The same for a round before the last, which has a checkpoint of its own."""
-        path = self.checkpoint
-        return replace(self, checkpoint=None if path is None else path.with_name(f"{path.name}.{number}"))
-
-    def opened(self, model: ir.Model, calib: object, data: Data, config: Config) -> Samples:
-        """The training inputs: those given, else all there are to calibrate with; none that the report judges with.
-
-        Raises BadInput where they or torch are missing.
-        """
-        require_torch("fine-tuning")
-        if self.resume and self.checkpoint is None:
-            raise BadInput("--resume needs to know where the checkpoint is: give the output, or checkpoint=...")
-        apart = data.apart if data.held_out else None
-        if self.train is not None:
-            return open_samples(self.train, model, config, apart)
-        path = isinstance(calib, str | PathLike) and str(calib) not in MADE_UP
-        again = path or isinstance(calib, np.ndarray | Mapping)
-        return open_samples(calib, model, config, apart) if again else spooled(data.source, data.specs, None, apart)
-
-
-def forget(checkpoint: Path) -> None:
-    """Remove a checkpoint, and those of the rounds before the last."""
-    for path in (checkpoint, *checkpoint.parent.glob(f"{escape(checkpoint.name)}.[0-9]*")):
-        path.unlink(missing_ok=True)
-
-
-def pruned(
-    prepared: Prepared,
-    slim: ir.Model,
-    keep: Keep,
-    written: Sequence[Written],
-    samples: Samples,
-    course: Course,
-    config: Config,
-) -> Task:
-    """The task of training a pruned model toward the original."""
-    analysis = prepared.analysis
-    labels: dict[str, list[Label]] = defaultdict(list)
-    for slot in analysis.slots:
-        if slot.reader is None:
-            labels[slot.value.name or ""].append(slot.label)
-    weights = {value.name: value for value in constants(slim)}
-    fans = {
-        name: array_of(weights[name]).size // max(int(keep[linear.outputs].sum()), 1)
-        for linear in analysis.linears
-        if (name := linear.weight.name or "") in weights
-    }
-    for one in written:
-        fans |= {one.first: array_of(weights[one.first]).size // one.rank, one.second: one.rank}
-    return Task(
-        slim,
-        analysis.model if config.match_features else prepared.original,
-        samples,
-        constants_of(node for node in every_node(slim) if node.name in prepared.frozen),
-        lambda name, array: sliced(array, labels[name], keep),
-        fans,
-        {linear.bias.name or "" for linear in analysis.linears if linear.bias is not None},
-        course.checkpoint,
-        course.resume,
-    )
-
-
-def constants_of(nodes: Iterable[ir.Node]) -> set[str]:
-    """The names of the constants that these nodes read."""
-    read = (value for node in nodes for value in node.inputs)
-    return {value.name or "" for value in read if value is not None and value.const_value is not None}
 
 
 def tune(task: Task, epochs: float, config: Config, stages: Stages) -> tuple[ir.Model, Tuned]:
@@ -187,7 +76,7 @@ def _train(
 
     from onnxprune.training.processes import joined
 
-    with joined() as together, torch.random.fork_rng(devices=[]):
+    with ONE_AT_A_TIME, joined() as together, torch.random.fork_rng(devices=[]):
         return _run(twin.to(together.device), task, inner, epochs, config, stages, together)
 
 
@@ -330,6 +219,17 @@ def _kinds(step: _Step, rows: Array, batch: int, inner: Sequence[str]) -> "tuple
     alike = [name for name in inner if tuple(sample.outputs[name].shape) == several[0][name].shape]
     plain = [Term(term.name, "numbers", term.scale) for term in terms({name: answers[name] for name in alike})]
     return terms({name: answers[name] for name in answers if name not in inner}), plain
+
+
+def require_same(wanted: Mapping[str, Array], found: "Mapping[str, Tensor]") -> None:
+    """Raises ProofFailed where what torch computes is not what the runtime does."""
+    for name, array in wanted.items():
+        if not np.issubdtype(array.dtype, np.floating):
+            continue
+        apart = np.abs(found[name].double().numpy() - array.astype(np.float64)).max(initial=0.0)
+        size = max(np.abs(array.astype(np.float64)).max(initial=0.0), 1e-30)
+        if not apart <= (SAME if array.dtype.itemsize > 2 else SAME_SHORT) * size:
+            raise ProofFailed(f"torch computes output {name!r} otherwise than onnxruntime, by {apart / size:.1e} of it")
 
 
 def _named(term: "Term", config: Config) -> str:

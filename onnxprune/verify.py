@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -23,8 +22,6 @@ from onnxprune.serialise import LARGE, skeleton, tensor_bytes, to_bytes
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "float16": 5e-3, "bfloat16": 5e-3}
 CHOOSERS = ("ArgMax", "ArgMin", "TopK", "NonMaxSuppression")
 FLOOR = 1e-30
-SAME, SAME_SHORT = 1e-3, 2e-2
-"""How far a twin in torch may be from the runtime, over the largest value; in 16 bits."""
 ROUNDINGS, MOST_ROUNDING = 4.0, 1e-3
 """A network may differ by so many times what one change of its weights' last bits does, and by no more than this."""
 
@@ -216,14 +213,3 @@ def _relative(name: str, difference: float, allowed: float) -> float:
     if difference > allowed:
         raise ProofFailed(f"output {name!r} differs by {difference:.1e} of its largest value, allowed is {allowed:.0e}")
     return difference
-
-
-def require_same(wanted: Mapping[str, Array], found: Mapping[str, Any]) -> None:
-    """Raises ProofFailed where what torch computes is not what the runtime does."""
-    for name, array in wanted.items():
-        if not np.issubdtype(array.dtype, np.floating):
-            continue
-        apart = np.abs(found[name].double().numpy() - array.astype(np.float64)).max(initial=0.0)
-        size = max(np.abs(array.astype(np.float64)).max(initial=0.0), 1e-30)
-        if not apart <= (SAME if array.dtype.itemsize > 2 else SAME_SHORT) * size:
-            raise ProofFailed(f"torch computes output {name!r} otherwise than onnxruntime, by {apart / size:.1e} of it")

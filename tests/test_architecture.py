@@ -18,6 +18,7 @@ FOLDERS = {
     "onnxprune.torch_twin": "onnxprune/torch_twin",
     "onnxprune.torch_twin.ops": "onnxprune/torch_twin/ops",
     "onnxprune.training": "onnxprune/training",
+    "onnxprune.sweeping": "onnxprune/sweeping",
     "onnxprune.passes": "passes",
     "onnxprune.calibration": "calibration",
 }
@@ -35,15 +36,17 @@ ROWS = {
     "calibration": "calibration.*",
     "passes": "passes.*",
     "criteria": "criteria.*",
-    "settings": "config report",
+    "settings": "checking config report",
     "training": "training.*",
-    "stages": "functions distilled prepare gradients.* importance flow final_responses nisp scoring allocate "
-    "probe ranks greedy choose "
-    "verify planning clipping solve low_rank.* pairs descent adjust rebuild bench fidelity measure reporting "
-    "tuning global_error composing cutting rounds",
+    "stages": "functions inserted distilled sharing prepare gradients.* importance flow final_responses nisp scoring "
+    "allocate probe ranks together pricing greedy choose tails heads "
+    "verify half_open planning clipping solve low_rank.* pairs descent adjust rebuild bench fidelity resident measure "
+    "coding reporting course tuning global_error composing cutting rounds",
     "order": "pipeline replay folding finetuning",
-    "questions": "explain inspection judging doctor",
-    "command line": "bars options output render render_facts showing commands cli __main__ __init__",
+    "sweeps": "sweeping.*",
+    "questions": "explain inspection judging doctor single_layers curves",
+    "command line": "bars options output picture render render_facts render_sweep showing commands cli __main__ "
+    "__init__",
 }
 GROUND = ("values", "models", "operators", "analysis")
 ONLY = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from topologies import TOPOLOGIES, feeds
 
 from onnxprune.calibration.collect import collect
 from onnxprune.calibration.sampling import Sampling
-from onnxprune.choose import Chosen, _priced, _probe_feeds, budget_of, choose
+from onnxprune.choose import Chosen, budget_of, choose
 from onnxprune.config import Config
 from onnxprune.costs import CostModel, cost_model
 from onnxprune.criteria import lookup
@@ -24,6 +25,7 @@ from onnxprune.errors import BudgetNotMet
 from onnxprune.layers import Layer, layers_in_order
 from onnxprune.model_io import load
 from onnxprune.prepare import Data, open_data, prepare
+from onnxprune.pricing import _curve, _priced, probe_feeds
 from onnxprune.probe import open_prober
 from onnxprune.scoring import Scored, score
 
@@ -133,9 +135,9 @@ def test_the_budget_is_met_and_used(resnet: Case, allocate: str, budget: dict[st
 def test_allocation_by_damage_is_no_worse_than_equal_shares(
     name: str, target: float, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onnxprune.choose.SHARED_FACTOR", 1.0)
+    monkeypatch.setattr("onnxprune.pricing.SHARED_FACTOR", 1.0)
     made: Case = request.getfixturevalue(name)
-    inputs = _probe_feeds(made.data, 32)
+    inputs = probe_feeds(made.data, 32)
     ours, uniform = (made.damage(made.widths(macs=target, allocate=kind), inputs) for kind in ("global", "uniform"))
     assert ours <= 1.02 * uniform + 1e-9
 
@@ -144,7 +146,7 @@ def test_streams_are_held_dearer_than_their_own_probes_say(resnet: Case, monkeyp
     streams = [one.group.name for one in resnet.scored if len(one.group.readers) > 1]
     assert streams
     dear = resnet.widths(macs=0.5)
-    monkeypatch.setattr("onnxprune.choose.SHARED_FACTOR", 0.25)
+    monkeypatch.setattr("onnxprune.pricing.SHARED_FACTOR", 0.25)
     cheap = resnet.widths(macs=0.5)
     assert sum(dear[n] for n in streams) > sum(cheap[n] for n in streams)
 
@@ -153,7 +155,7 @@ def test_channels_go_where_they_cost_nothing(lopsided: Case) -> None:
     ours, uniform = (lopsided.widths(macs=0.5, allocate=kind) for kind in ("global", "uniform"))
     assert ours["Conv:a"] < uniform["Conv:a"]
     assert ours["Conv:b"] > uniform["Conv:b"]
-    inputs = _probe_feeds(lopsided.data, 32)
+    inputs = probe_feeds(lopsided.data, 32)
     assert lopsided.damage(ours, inputs) < 0.2 * lopsided.damage(uniform, inputs)
 
 
@@ -237,16 +239,16 @@ def test_probes_are_fed_what_was_laid_aside_and_then_the_rest_in_one_batch() -> 
     axes = {"x": 0, "state": 1, "k": None}
     data = data_of(axes, False, [batch(100, 103), batch(103, 105)], [batch(0, 4), batch(4, 8)])
     for inputs, expected in ((2, [100, 101]), (5, [100, 101, 102, 103, 104]), (7, [100, 101, 102, 103, 104, 0, 1])):
-        found = _probe_feeds(data, inputs)
+        found = probe_feeds(data, inputs)
         assert found["x"].tolist() == expected
         assert found["state"].tolist() == [expected, [-i for i in expected]]
         assert found["k"].tolist() == [7]
-    assert len(_probe_feeds(data, 1000)["x"]) == 13
+    assert len(probe_feeds(data, 1000)["x"]) == 13
 
 
 def test_a_model_of_fixed_batch_size_is_fed_one_batch() -> None:
     data = data_of({"x": 0}, True, [batch(100, 104), batch(104, 108)], [batch(0, 4)])
-    assert _probe_feeds(data, 100)["x"].tolist() == [100, 101, 102, 103]
+    assert probe_feeds(data, 100)["x"].tolist() == [100, 101, 102, 103]
 
 
 @pytest.mark.parametrize("size", [1, 8, 24, 48])
@@ -266,7 +268,18 @@ def test_less_left_never_counts_as_less_damage(tiny: Case) -> None:
     """Probes of few inputs may say so by accident; a budget would then be undershot for nothing."""
     one = max(tiny.scored, key=lambda scored: scored.group.width)
     widths = list(range(1, one.group.width + 1))
-    damage = _priced(one, widths, [1, 2, 3], [0.2, 0.9, 0.4])
+    damage = _priced(widths, [1, 2, 3], [0.2, 0.9, 0.4], partial(_curve, one))
     assert len(damage) == len(widths) and damage[-1] == 0
     assert damage == sorted(damage, reverse=True)
     assert damage[0] >= 0.9 and damage[2] == pytest.approx(0.4)
+
+
+def test_below_the_least_width_that_was_probed_less_left_is_more_damage(
+    tiny: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wide layer was cut to almost nothing once, since there each further channel seemed to be free."""
+    monkeypatch.setattr("onnxprune.pricing.MOST_WIDTHS", 3)
+    one = max(tiny.scored, key=lambda scored: scored.group.width)
+    damage = np.array(_priced(list(range(1, 9)), [3, 4, 6], [0.8, 0.4, 0.1], partial(_curve, one))[:-1])
+    np.testing.assert_allclose(damage[[2, 3, 5]], [0.8, 0.4, 0.1])
+    np.testing.assert_allclose(damage[:2], 0.8 * 8 ** np.array([2 / 3, 1 / 3]))

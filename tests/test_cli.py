@@ -305,7 +305,7 @@ def test_a_metric_that_fails_is_not_a_defect_of_ours(
 def test_a_provider_that_is_not_there_is_found_before_the_work(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("onnxprune.pipeline.prepare", lambda *_: pytest.fail("the work was started"))
+    monkeypatch.setattr("onnxprune.pipeline.prepare_headed", lambda *_: pytest.fail("the work was started"))
     assert run(["in.onnx", "--dry-run", "--calib", "calib.npz", "--providers", "NoSuchProvider"]) == 2
     assert "NoSuchProvider is not in this onnxruntime" in capsys.readouterr().err
 

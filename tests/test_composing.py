@@ -108,5 +108,5 @@ def test_groups_that_were_refused_and_shares_are_those_of_the_original() -> None
 def test_weights_of_other_shapes_are_no_cut_of_the_original() -> None:
     first, data = prepared("resnet-text")
     keep = drawn(first, data, np.random.default_rng(0))
-    with pytest.raises(ProofFailed, match="after several cuts, and .* after one"):
+    with pytest.raises(ProofFailed, match=r"after several cuts, and .* after one"):
         carried(first.analysis, first.analysis.keep_all(), remove(first.analysis, keep))

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune.config import Config, load_mapping, make_config
+from onnxprune.checking import load_mapping
+from onnxprune.config import Config, make_config
 from onnxprune.errors import BadInput
 from onnxprune.options import Files, config_text, read_options
 

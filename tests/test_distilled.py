@@ -16,11 +16,11 @@ from onnxprune.calibration.inputs import input_specs
 from onnxprune.calibration.norm_moments import norms_behind
 from onnxprune.calibration.synthetic import SyntheticSource
 from onnxprune.config import make_config
+from onnxprune.course import Course
 from onnxprune.errors import BadInput
 from onnxprune.model_io import load
 from onnxprune.pipeline import compress
 from onnxprune.prepare import open_data
-from onnxprune.tuning import Course
 
 pytest.importorskip("torch")
 from onnxprune.distilled import distil

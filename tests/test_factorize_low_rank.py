@@ -88,6 +88,34 @@ def test_the_graph_computes_the_dense_product_of_its_factors(case: str) -> None:
     assert rows_of(case, weight) == pytest.approx(second @ first, abs=1e-6)
 
 
+SIDES = {
+    "plain": "pads=[1,1,1,1]",
+    "strides and uneven pads": "strides=[2,3], pads=[1,0,2,1], kernel_shape=[3,2]",
+    "dilations": "dilations=[2,1], pads=[2,0,0,1]",
+    "same, more at the end": 'auto_pad="SAME_UPPER", strides=[2,2]',
+    "same, more at the start": 'auto_pad="SAME_LOWER", strides=[1,2], dilations=[1,1]',
+    "valid": 'auto_pad="VALID", strides=[1,2], group=1',
+}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("case", SIDES)
+def test_a_convolution_along_either_side_computes_the_dense_product(case: str, bias: bool) -> None:
+    body = f"y = Conv <{SIDES[case]}> (x, w{', b' if bias else ''})"
+    weights: Weights = {"w": (6, 4, 3, 2)} | ({"b": (6,)} if bias else {})
+    model = normalise(load(model_from_text("(float[N,4,9,8] x) => (float[A,B,C,D] y)", body, weights)).model)
+    rng = np.random.default_rng(0)
+    first, second = rng.standard_normal((5, 4, 3)), rng.standard_normal((6, 5, 2))
+    factored, told = factorize_low_rank(model, {"Conv:y": (first, second)})
+    dense = multiplied(model, factored, told)
+    weight = next(array_of(value) for value in constants(dense) if value.name == "w")
+    assert weight == pytest.approx(np.einsum("nkj,kci->ncij", second, first), abs=1e-6)
+    assert difference(factored, dense) < 1e-5
+    assert told[0].along and told[0].rank == 5
+    shapes = {value.name: array_of(value).shape for value in constants(factored)}
+    assert shapes == {"w.first": (5, 4, 3, 1), "w.second": (6, 5, 1, 2)} | ({"b": (6,)} if bias else {})
+
+
 def test_nodes_and_constants_are_named_after_the_layer() -> None:
     _, factored, _ = written("conv", 3)
     assert [(node.name, node.outputs[0].name) for node in factored.graph] == [
@@ -113,3 +141,12 @@ def test_half_precision_stays_half_precision() -> None:
     factored, _ = factorize_low_rank(model, {"MatMul:y": (np.eye(6)[:2], np.ones((6, 2)))})
     assert {str(array_of(value).dtype) for value in constants(factored)} == {"float16"}
     onnx.checker.check_model(ir.to_proto(factored), full_check=True)
+
+
+def test_scalars_stay_scalars() -> None:
+    body = "h = MatMul (x, w) y = Mul (h, s)"
+    weights: Weights = {"w": (6, 6), "s": np.array(0.5, np.float32)}
+    model = normalise(load(model_from_text("(float[N,6] x) => (float[N,6] y)", body, weights)).model)
+    factored, told = factorize_low_rank(model, {"MatMul:h": (np.eye(6)[:2], np.ones((6, 2)))})
+    shapes = {value.name: array_of(value).shape for value in constants(multiplied(model, factored, told))}
+    assert shapes == {"w": (6, 6), "s": ()}

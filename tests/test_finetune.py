@@ -42,13 +42,13 @@ def tuned(**options: Any) -> onnx.ModelProto:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_the_steps_are_those_of_a_network_written_by_hand(optimizer: str) -> None:
     net, teacher, x = by_hand(STUDENT), by_hand(TEACHER), torch.from_numpy(MIXED)
-    ours = torch.optim.SGD(net.parameters(), 0.02, 0.9, nesterov=True) if optimizer == "sgd" else torch.optim.AdamW(
+    ours = torch.optim.SGD(net.parameters(), 0.005, 0.9, nesterov=True) if optimizer == "sgd" else torch.optim.AdamW(
         net.parameters(), 1e-3, weight_decay=0
     )  # fmt: skip
     total = 20
     for step, rows in enumerate(batches(2, 16)):
         for group in ours.param_groups:
-            group["lr"] = (0.02 if optimizer == "sgd" else 1e-3) * 0.5 * (1 + np.cos(np.pi * step / total))
+            group["lr"] = (0.005 if optimizer == "sgd" else 1e-3) * 0.5 * (1 + np.cos(np.pi * step / total))
         ours.zero_grad()
         distance(net(x[rows]), teacher(x[rows]).detach()).backward()
         ours.step()
@@ -81,10 +81,10 @@ def test_labels_are_learned_by_cross_entropy(tmp_path: Path) -> None:
     y = np.arange(len(X)) % 3
     np.savez(tmp_path / "train.npz", x=X, y=y)
     net, x = by_hand(STUDENT), torch.from_numpy(X)
-    ours = torch.optim.SGD(net.parameters(), 0.02, 0.9, nesterov=True)
+    ours = torch.optim.SGD(net.parameters(), 0.005, 0.9, nesterov=True)
     order = np.random.default_rng(0).choice(len(X), len(X), replace=False)  # files are read in a drawn order
     for step, rows in enumerate(batches(1, 16)):
-        ours.param_groups[0]["lr"] = 0.02 * 0.5 * (1 + np.cos(np.pi * step / 10))
+        ours.param_groups[0]["lr"] = 0.005 * 0.5 * (1 + np.cos(np.pi * step / 10))
         ours.zero_grad()
         F.cross_entropy(net(x[order[rows]]), torch.from_numpy(y[order[rows]])).backward()
         ours.step()

@@ -4,14 +4,21 @@ import itertools
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
+from dense_mask import max_relative_difference, run
 from graph_text import Weights, model_from_text
 from model_counts import macs
-from pipeline_case import pictures, prune, tiny, widths
+from pipeline_case import QUICK, pictures, prune, tiny, widths
 
 from onnxprune.allocate import Widths
+from onnxprune.config import make_config
 from onnxprune.errors import BadInput, BudgetNotMet
 from onnxprune.greedy import by_threshold
+from onnxprune.importance import SCORERS
+from onnxprune.model_io import load
+from onnxprune.passes.gates import add_gates, readings
+from onnxprune.prepare import open_data, prepare
 
 torch = pytest.importorskip("torch")
 
@@ -48,6 +55,31 @@ def test_the_report_tells_where_the_gates_ended() -> None:
     expected = float(told.split("steps ")[1].split("%")[0]) / 100
     assert abs(expected - 0.55) < 0.15
     assert "of 24 gates are shut" in told
+
+
+def test_without_a_rebuild_half_open_gates_go_into_the_weights_behind_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxprune.gradients.l0.STEPS", 40)  # too few for gates to settle
+    model, x = idle([1, 4, 5, 9], [0, 2, 7]), pictures(64)
+    result = prune(model, x, method="l0", ratio=0.25, rebuild="none")
+    config = make_config(method="l0", ratio=0.25, rebuild="none", **QUICK)
+    loaded = load(model).model
+    data = open_data(loaded, x, config)
+    prepared = prepare(loaded, data, config, True)
+    learned, gates = SCORERS["l0"](prepared, data, config, lambda: None).factors, np.ones(prepared.analysis.units + 1)
+    half = 0
+    for group in prepared.groups:
+        kept = next(planned.kept for planned in result.plan.groups if planned.name == group.name)
+        values = np.where(learned[group.name] > 0, learned[group.name], 1)  # shut, but the budget has room for it
+        stays = np.isin(np.arange(group.width), kept)
+        half += int(np.sum(stays & (values < 1)))
+        gates[group.units] = np.where(stays, values, 0)[group.member]
+    assert half > 2
+    gated = add_gates(prepared.analysis, readings(prepared.analysis, np.arange(prepared.analysis.units)))
+    wanted = run(ir.to_proto(gated.model), {"x": x, gated.name: gates.astype(np.float32)[None]})
+    assert max_relative_difference(run(result.model, {"x": x}), wanted) < 1e-5
+    assert f"{half} half-open gates of channels that stay went into the weights behind them." in result.report.notes
+    with_rebuild = prune(model, x, method="l0", ratio=0.25).report.notes
+    assert not any("half-open" in note for note in with_rebuild)
 
 
 def test_the_same_seed_closes_the_same_gates() -> None:

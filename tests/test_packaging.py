@@ -19,6 +19,7 @@ PARTS = (
     "onnxprune/torch_twin",
     "onnxprune/torch_twin/ops",
     "onnxprune/training",
+    "onnxprune/sweeping",
     "passes",
     "calibration",
 )

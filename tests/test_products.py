@@ -178,3 +178,8 @@ def test_the_command_tells_of_products(tmp_path: Path, capsys: pytest.CaptureFix
 def test_nothing_to_do_is_said() -> None:
     with pytest.raises(BadInput, match=r"--method none removes nothing.*give --fc or --conv"):
         made(method="none")
+
+
+def test_methods_that_choose_widths_by_themselves_are_refused() -> None:
+    with pytest.raises(BadInput, match="--method l0 sets widths itself"):
+        made(method="l0", fc="response", params=0.5)

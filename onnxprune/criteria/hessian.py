@@ -1,4 +1,4 @@
-"""The principal eigenvector of a weight Hessian, by products with it alone (Ji, Yang, Yuan 2021)."""
+"""The leading eigenvectors of a Hessian, by products with it alone (after Ji, Yang, Yuan 2021)."""
 
 from __future__ import annotations
 
@@ -9,63 +9,73 @@ import numpy as np
 
 from onnxprune.native import F64
 
-ITERATIONS, CLOSE = 50, 1e-3
-SETTLED = 0.05
-KEPT, INDEPENDENT = 8, 1e-4
-"""Iterates that tell the second eigenvalue, and the least relative length of a direction that counts among them."""
+COUNT = 4
+"""Eigenvectors that count: one alone holds a fifth of a group's curvature or less (docs/decisions/0024)."""
+PRODUCTS, CLOSE = 50, 0.03
+NOTHING, SMALL = 1e-6, 1e-3
+"""Relative length of what is new in an iterate, and relative size of an eigenvalue, that count for nothing."""
 
 
 @dataclass(frozen=True, eq=False)
-class Principal:
-    """The unit vector found, its eigenvalue, how far the last iteration still moved it, and |λ₂/λ₁|."""
+class Leading:
+    """Eigenvalues (k,) by falling magnitude, unit vectors (C, k), and the products that it took.
 
-    vector: F64
-    value: float
-    iterations: int
-    moved: float
-    ratio: float
+    `off` is the largest ‖Hv − λv‖ / |λ| of them.
+    """
 
-    @property
-    def off(self) -> float:
-        """About how far it is from the eigenvector: the moves to come shrink by the ratio each time."""
-        return self.moved / max(1 - self.ratio, 1e-12)
+    values: F64
+    vectors: F64
+    products: int
+    off: float
 
     @property
     def settled(self) -> bool:
-        """Whether it is near the eigenvector: small moves alone do not tell where two eigenvalues nearly tie."""
-        return self.off < SETTLED
+        """Whether they are eigenvectors but for what does not matter."""
+        return self.off < CLOSE
+
+    def damage(self) -> F64:
+        """(C,) Σ |λ| v²: what a step along each coordinate costs, by the curvature that these vectors hold."""
+        total: F64 = self.vectors**2 @ np.abs(self.values)
+        return total
 
 
-def principal(
-    product: Callable[[F64], F64], start: F64, iterations: int = ITERATIONS, close: float = CLOSE
-) -> Principal:
-    """Power iteration: v ← Hv / ‖Hv‖ until it moves by less than `close`, its sign aside; zeros where Hv vanishes."""
-    vector = start / np.linalg.norm(start)
-    moved, value, step = np.inf, 0.0, 0
-    seen: list[tuple[F64, F64]] = []
-    while step < iterations and moved >= close:
-        image, step = product(vector), step + 1
-        value, length = float(vector @ image), float(np.linalg.norm(image))
-        if not length:
-            return Principal(np.zeros_like(start), 0.0, step, 0.0, 0.0)
-        seen = [*seen, (vector, image)] if len(seen) < KEPT else seen
-        following = image / length
-        moved = float(min(np.linalg.norm(following - vector), np.linalg.norm(following + vector)))
-        vector = following
-    return Principal(vector, value, step, moved, _ratio(seen))
+def leading(
+    product: Callable[[F64], F64], start: F64, count: int = COUNT, most: int = PRODUCTS, close: float = CLOSE
+) -> Leading:
+    """Power iteration that forgets no iterate: eigenvectors on the span of all of them (Rayleigh–Ritz, so Lanczos).
+
+    Ends when `count` of them are `close`, or the span is the whole space, or after `most` products.
+    """
+    found = Leading(np.zeros(0), np.zeros((start.size, 0)), 0, 0.0)
+    basis: list[F64] = []
+    images: list[F64] = []
+    following: F64 | None = start / np.linalg.norm(start)
+    while following is not None and len(basis) < min(most, start.size):
+        basis.append(following)
+        images.append(product(following))
+        found = _on_span(np.stack(basis, 1), np.stack(images, 1), count)
+        if len(basis) >= count and found.off < close:
+            break
+        following = _new_part(images[-1], basis)
+    return found
 
 
-def _ratio(seen: Sequence[tuple[F64, F64]]) -> float:
-    """|λ₂/λ₁| on the space of the first iterates (Rayleigh–Ritz): what they say costs no more products."""
-    vectors, images = (np.stack(part, axis=1) for part in zip(*seen, strict=True))
-    basis, lengths, turn = np.linalg.svd(vectors, full_matrices=False)
-    real = lengths > INDEPENDENT * lengths[0]
-    small = basis[:, real].T @ (images @ turn[real].T / lengths[real])
-    sizes = np.sort(np.abs(np.linalg.eigvalsh((small + small.T) / 2)))
-    return float(sizes[-2] / sizes[-1]) if len(sizes) > 1 and sizes[-1] else 0.0
+def _on_span(basis: F64, images: F64, count: int) -> Leading:
+    small = basis.T @ images
+    values, turn = np.linalg.eigh((small + small.T) / 2)
+    order = np.argsort(-np.abs(values))[:count]
+    values, turn = values[order], turn[:, order]
+    vectors = basis @ turn
+    misses = np.linalg.norm(images @ turn - vectors * values, axis=0)
+    sizes = np.abs(values)
+    off = np.max(misses / np.maximum(sizes, SMALL * sizes[0])) if sizes[0] else 0.0
+    return Leading(values, vectors, basis.shape[1], float(off))
 
 
-def strengths(rows: F64) -> F64:
-    """(C,) ‖v_k‖₁ of the part of the eigenvector that each unit's filter has, one row a unit."""
-    total: F64 = np.abs(rows).sum(axis=1)
-    return total
+def _new_part(image: F64, basis: Sequence[F64]) -> F64 | None:
+    """The unit vector of what is in an iterate and not in the basis; None where that is nothing."""
+    known, rest, length = np.stack(basis, 1), image, float(np.linalg.norm(image))
+    for _ in range(2):  # once leaves rounding of the part that is taken away
+        rest = rest - known @ (known.T @ rest)
+    left = float(np.linalg.norm(rest))
+    return rest / left if left > NOTHING * length else None

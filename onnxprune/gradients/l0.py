@@ -1,7 +1,8 @@
 """L0 gates: a hard-concrete gate on each channel, learned under a price on what stays (Louizos, Welling, Kingma 2018).
 
-The weights stay as they are while gates learn; the rebuild fits them afterwards. What is learned from is the original's
-own answers, so no labels are asked for. A controller steers the price to the budget.
+The weights stay as they are while gates learn; the rebuild fits them afterwards, or else what half-open gates let
+through goes into the weights behind them. What is learned from is the original's own answers, so no labels are asked
+for. A controller steers the price to the budget.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,6 @@ from torch import Tensor
 from onnxprune.allocate import Cost
 from onnxprune.choose import at_widths, budget_of, uniform_widths
 from onnxprune.config import Config
-from onnxprune.costs import CostModel
 from onnxprune.criteria.scored import Scores
 from onnxprune.graph import Array
 from onnxprune.grouping import Group
@@ -96,7 +96,8 @@ def learn_gates(prepared: Prepared, data: Data, config: Config, tick: Tick) -> S
     budget = _budget(prepared, groups, data, config)
     share = _learn(twin, gated, _Gates(groups, alphas, draws, prepared.analysis.units + 1), budget, data, tick)
     found = {g.name: a.detach().numpy().astype(np.float64) for g, a in zip(groups, alphas, strict=True)}
-    return Scores(found, (_told(alphas, share, budget.target),))
+    values = {g.name: _at_rest(a).numpy().astype(np.float64) for g, a in zip(groups, alphas, strict=True)}
+    return Scores(found, (_told(alphas, share, budget.target),), values)
 
 
 def _learn(twin: Twin, gated: Gated, gates: _Gates, budget: _Budget, data: Data, tick: Tick) -> float:
@@ -130,18 +131,13 @@ def _toward(answers: Mapping[str, Tensor]) -> Loss:
 def _budget(prepared: Prepared, groups: Sequence[Group], data: Data, config: Config) -> _Budget:
     costs, analysis = prepared.costs, prepared.analysis
     kind, target = budget_of(config, data.source.synthetic)
-    count = at_widths(analysis, groups, costs, _counted(costs, kind))
-    whole = float(count(np.array([group.width for group in groups])))
-    target *= float(_counted(costs.before, kind)(costs.before.full)) / whole
+    count = at_widths(analysis, groups, costs, costs.params if kind == "params" else costs.macs)
+    whole = costs.whole("params" if kind == "params" else "macs")
     if kind not in ("macs", "params"):  # the share that stays where every group loses what is asked for
         align = runtime_block() if config.align == "auto" else config.align
         widths = uniform_widths(analysis, groups, costs, data.source.synthetic, config, align)
         target = float(count(widths)) / whole
     return _Budget(lambda widths: np.asarray(count(widths) / whole), target)
-
-
-def _counted(costs: CostModel, kind: str) -> Cost:
-    return costs.params if kind == "params" else costs.macs
 
 
 def _endless(data: Data) -> Iterator[Mapping[str, Array]]:
@@ -156,9 +152,14 @@ def _drawn(alpha: Tensor, draws: torch.Generator) -> Tensor:
     return (s * (HIGH - LOW) + LOW).clamp(0, 1)
 
 
+def _at_rest(alpha: Tensor) -> Tensor:
+    """The gates' values when nothing is drawn: the paper's at test time."""
+    return (torch.sigmoid(alpha.detach()) * (HIGH - LOW) + LOW).clamp(0, 1)
+
+
 def _told(alphas: Sequence[Tensor], share: float, target: float) -> str:
     """What the report says: where the gates ended, and how many of them are neither open nor closed."""
-    z = torch.cat([(torch.sigmoid(a.detach()) * (HIGH - LOW) + LOW).clamp(0, 1) for a in alphas])
+    z = torch.cat([_at_rest(alpha) for alpha in alphas])
     shut, between = int((z == 0).sum()), int(((z > 0) & (z < 1)).sum())
     return (
         f"L0 gates: after {STEPS} steps {share:.1%} of the budget's count were expected to stay, asked for were "

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from onnxprune.errors import BadInput
 from onnxprune.graph import Array
+from onnxprune.torch_twin import ONE_AT_A_TIME
 
 LEAST = 1e-12
 """A probability that a softmax rounded to nothing."""
@@ -78,9 +79,10 @@ def logits_of(scores: Tensor) -> Tensor:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Hold each operator to one thread: threads of a small one meet at a barrier, pieces side by side do not."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    with ONE_AT_A_TIME:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
+from typing import Literal
 
 import numpy as np
 from scipy.linalg import eigh
@@ -14,9 +15,37 @@ FEW, MANY = 8, 256
 """Of more than `MANY` eigenvectors no more than a `FEW`th are computed one by one, which is faster then."""
 
 
+Kind = Literal["channel", "spatial-svd"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a layer may become: by which kind of product, with so many channels in between."""
+
+    rank: int
+    kind: Kind = "channel"
+
+    def kept(self, kernel: tuple[int, ...], stretch: float = 1.0) -> tuple[float, float]:
+        """Numbers of the two factors for each column and for each row of the weight.
+
+        Those of the first count `stretch` times: so many positions it makes for one of the layer's own.
+        """
+        if self.kind == "channel":
+            return self.rank, self.rank
+        return self.rank / kernel[1] * stretch, self.rank * kernel[1]
+
+    def within(self, outputs: int, features: int, kernel: tuple[int, ...]) -> "Form":
+        """The same, of no more channels than a weight of this size can use."""
+        wide = 1 if self.kind == "channel" else kernel[1]
+        return Form(min(self.rank, outputs * wide, features // wide), self.kind)
+
+
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """A weight (n, F) as `second` (n, k) times `first` (k, F)."""
+    """A weight (n, F) as `second` (n, k) times `first` (k, F).
+
+    Where a convolution becomes one along either side, `first` is (k, C, kh) and `second` (n, k, kw).
+    """
 
     first: F64
     second: F64
@@ -28,7 +57,10 @@ class Factors:
 
     def product(self) -> F64:
         """The weight (n, F)."""
-        return self.second @ self.first
+        if self.first.ndim == 2:
+            return self.second @ self.first
+        windows = np.tensordot(self.second, self.first, (1, 0))  # (n, kw, C, kh)
+        return np.ascontiguousarray(windows.transpose(0, 2, 3, 1)).reshape(len(windows), -1)
 
 
 def by_singular_values(weight: F64, rank: int) -> Factors:

@@ -43,7 +43,7 @@ def _sampled(op: Op) -> Facts:
     """A channel sampler drops channels for its reader alone: its input stays whole, its indices are cut."""
     yield from fix(op.labels(), "a channel sampler picks from it")
     axis = op.attr("axis") % len(op.shape())
-    fresh = op.fresh(op.shape()[axis])
+    fresh = op.fresh(op.shape(1)[0])
     yield Param(1, Label((0,), fresh))
     yield Out(0, on(axis, fresh))
 

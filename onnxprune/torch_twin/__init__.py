@@ -5,6 +5,7 @@ torch is imported when the twin is first asked for: without it the package can b
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import BadInput
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from onnxprune.torch_twin.module import Twin
 
 __all__ = ["Twin", "require_torch", "to_torch"]
+
+
+ONE_AT_A_TIME = RLock()
+"""Held by what changes torch's own generator or number of threads, which all threads of a process share."""
 
 
 def to_torch(model: ModelSource, frozen: Sequence[str] = ()) -> "Twin":

@@ -10,7 +10,7 @@ from torch import Tensor
 from onnxprune.config import Config
 from onnxprune.training.processes import Processes
 
-RATES = {"adamw": 1e-3, "sgd": 0.02}
+RATES = {"adamw": 1e-3, "sgd": 5e-3}
 MOMENTUM = 0.9
 SHORT = (torch.float16, torch.bfloat16)
 
