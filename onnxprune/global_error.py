@@ -23,6 +23,7 @@ from onnxprune.probe import STILL, judged_values, nodes_behind, read_before
 from onnxprune.progress import Stages, Tick
 from onnxprune.report import JointReport
 from onnxprune.runtime import open_session, run, subgraph
+from onnxprune.torch_twin import ONE_AT_A_TIME
 from onnxprune.tuning import require_same
 
 if TYPE_CHECKING:
@@ -145,7 +146,8 @@ def _train(
     if not joint.can_learn():
         return model, None
     epochs = joint.epochs(config.ger_epochs)
-    with stages.stage("reconstruct", epochs * len(joint.rows)) as tick, torch.random.fork_rng(devices=[]):
+    stage = stages.stage("reconstruct", epochs * len(joint.rows))
+    with stage as tick, ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
         told = joint.train(epochs, config.seed, stages.tell, tick)
     report = JointReport(
         layers=layers,

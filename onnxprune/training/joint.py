@@ -1,8 +1,7 @@
-"""Some constants of a network trained together toward given answers, batch by batch, at the rate that a trial finds."""
+"""Some constants of a network trained together toward given answers, batch by batch, at the largest rate that gains."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -22,12 +21,12 @@ from onnxprune.training.optimise import SHORT, Optimiser
 from onnxprune.training.processes import Processes
 from onnxprune.training.schedule import plan
 
-RATES, TRIAL = (3e-3, 1e-3, 3e-4, 1e-4), 50
-"""Learning rates: so many steps with each, from the first on, until the next is no better."""
+RATES = (3e-3, 1e-3, 3e-4, 1e-4)
+"""Learning rates, tried one after the other until one leads to something better than the start."""
 EPOCHS, STEPS = 20, 600
 """The length of a run, unless told otherwise: so many epochs, or as many as make so many steps."""
-PATIENCE = 4
-"""A run ends where so large a part of it, one in four, brought nothing."""
+PATIENCE = 3
+"""A run ends where so large a part of it, one in three, brought nothing."""
 
 
 @dataclass(frozen=True)
@@ -86,22 +85,11 @@ class Joint:
         """Leave the best weights in the network: the start, if no epoch is better on the batches that judge."""
         judged = judge(self.judges, 1, self, self.loss, self.terms, self.together)
         assert judged is not None
-        rate = self._rate(epochs, seed)
-        history, best = self._run(rate, epochs, seed, tell, tick)
-        return Trained(judged.loss, rate, tuple(history), best)
-
-    def _rate(self, epochs: int, seed: int) -> float:
-        start = {name: p.detach().clone() for name, p in self.learned.items()}
-        losses, trial = dict[float, float](), min(epochs, max(1, round(TRIAL / len(self.rows))))
         for rate in RATES:
-            history, _ = self._run(rate, trial, seed, lambda text: None, lambda: None)
-            losses[rate] = next((e.validation for e in history[-1:] if e.validation is not None), float("inf"))
-            with torch.no_grad():
-                for name, parameter in self.learned.items():
-                    parameter.copy_(start[name])
-            if any(later >= earlier < float("inf") for earlier, later in pairwise(losses.values())):
+            history, best = self._run(rate, epochs, seed, tell, tick)
+            if best:
                 break
-        return min(losses, key=lambda rate: losses[rate])
+        return Trained(judged.loss, rate, tuple(history), best)
 
     def _run(
         self, rate: float, epochs: int, seed: int, tell: Callable[[str], None], tick: Callable[[], None]
