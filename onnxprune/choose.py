@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 
 from onnxprune.allocate import Choice, Cost, Widths, uniform
-from onnxprune.calibration.window import batch_of, cut
 from onnxprune.config import Config
 from onnxprune.costs import CostModel, Float, activation_cost, product_cost, runtime_cost
 from onnxprune.dependency import Analysis, Group
@@ -22,14 +21,14 @@ from onnxprune.prepare import Data, matches
 from onnxprune.probe import Prober, open_prober
 from onnxprune.ranks import Factorable
 from onnxprune.scoring import Scored
-from onnxprune.together import best_together, damage_together
+from onnxprune.together import best_together, damage_together, some_batches
 from onnxprune.widths import allowed_widths, nearest_width
 
 Tick = Callable[[], None]
 BudgetKind = Literal["macs", "params", "ratio", "ratios", "ranks"]
 PROBE_MACS = 2e11
 """Multiply–adds that the probes of a small model may cost: two seconds. A large one gets a third of a pass."""
-MOST_WIDTHS, MOST_INPUTS, FEW_INPUTS = 7, 80, 16
+MOST_WIDTHS, MOST_INPUTS, FEW_INPUTS, MOST_TOGETHER = 7, 80, 16, 96
 TOGETHER = 3
 """Neighbouring groups that one session probes at one width each: to open it takes as long as some of its runs."""
 PADDING = 3 / 8
@@ -115,7 +114,8 @@ def choose(
     pairs, macs = list(zip(scored, priced, strict=False)), float(costs.macs(costs.full))
     prober, count = _prober(analysis, pairs, products, layers, data, macs)
     choices = _probed(prober, pairs, products, count, tick)
-    together = partial(damage_together, analysis, prober, scored, products)
+    inputs = some_batches(data, min(MOST_TOGETHER, max(FEW_INPUTS, data.source.samples // 4)))
+    together = partial(damage_together, analysis, prober, scored, products, inputs)
     best = best_together(choices, len(groups), cost, share, together)
     return chosen(best, "global: the outputs suffer least, by a probe of each group")
 
@@ -303,14 +303,7 @@ def _probe_feeds(data: Data, inputs: int) -> Mapping[str, Array]:
     """One batch of inputs: those laid aside first, then some of the others. A model of fixed batch size gets one."""
     if data.fixed_batch:
         return next(iter(data.apart.batches()))
-    parts: list[dict[str, Array]] = []
-    have = 0
-    for feeds in chain(data.apart.batches(), data.source.batches()):
-        taken = cut(feeds, data.axes, 0, min(inputs - have, batch_of(feeds, data.axes)))
-        parts.append(taken)
-        have += batch_of(taken, data.axes)
-        if have >= inputs:
-            break
+    parts = list(some_batches(data, inputs))
     return {
         name: array if data.axes.get(name) is None else np.concatenate([p[name] for p in parts], data.axes[name])
         for name, array in parts[0].items()
