@@ -21,11 +21,13 @@ from onnxprune.probe import Prober
 from onnxprune.ranks import Factorable
 from onnxprune.scoring import Scored
 from onnxprune.sharing import ALONE, Alone
-from onnxprune.together import best_together, damage_together
+from onnxprune.together import best_together, damage_together, some_batches
 from onnxprune.widths import allowed_widths, nearest_width
 
 Tick = Callable[[], None]
 BudgetKind = Literal["macs", "params", "ratio", "ratios", "ranks", "codes"]
+FEWEST_TOGETHER, MOST_TOGETHER = 16, 96
+"""Inputs on which whole allocations are compared."""
 PADDING = 3 / 8
 """How much of what the runtime pads counts against the budget."""
 SAVED = {"macs": "each multiply–add", "params": "each parameter", "memory": "each number of an activation"}
@@ -113,7 +115,8 @@ def choose(
         return prober, probed(prober, pairs, products, count, tick)
 
     prober, choices = shared.once("probed", config, looked, *of)
-    together = partial(damage_together, analysis, prober, scored, products)
+    inputs = some_batches(data, min(MOST_TOGETHER, max(FEWEST_TOGETHER, data.source.samples // 4)))
+    together = partial(damage_together, analysis, prober, scored, products, inputs)
     best = best_together(choices, len(groups), cost, share, together)
     return chosen(best, "global: the outputs suffer least, by a probe of each group")
 

@@ -7,7 +7,6 @@ from itertools import chain, islice
 import numpy as np
 
 from onnxprune.allocate import Choice
-from onnxprune.calibration.window import batch_of, cut
 from onnxprune.costs import Float
 from onnxprune.dependency import Analysis, Group
 from onnxprune.graph import Array
@@ -17,6 +16,7 @@ from onnxprune.prepare import Data
 from onnxprune.probe import Prober, open_prober
 from onnxprune.ranks import Factorable
 from onnxprune.scoring import Scored
+from onnxprune.together import some_batches
 
 Tick = Callable[[], None]
 PROBE_MACS = 2e11
@@ -102,14 +102,7 @@ def probe_feeds(data: Data, inputs: int) -> Mapping[str, Array]:
     """One batch of inputs: those laid aside first, then some of the others. A model of fixed batch size gets one."""
     if data.fixed_batch:
         return next(iter(data.apart.batches()))
-    parts: list[dict[str, Array]] = []
-    have = 0
-    for feeds in chain(data.apart.batches(), data.source.batches()):
-        taken = cut(feeds, data.axes, 0, min(inputs - have, batch_of(feeds, data.axes)))
-        parts.append(taken)
-        have += batch_of(taken, data.axes)
-        if have >= inputs:
-            break
+    parts = list(some_batches(data, inputs))
     return {
         name: array if data.axes.get(name) is None else np.concatenate([p[name] for p in parts], data.axes[name])
         for name, array in parts[0].items()

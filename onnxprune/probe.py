@@ -4,7 +4,7 @@ Layer errors cannot be compared across layers. So channels are taken away, their
 from the statistics of sweep 1, and the network behind them run on a few inputs.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -62,6 +62,20 @@ class Prober:
         known = {given.name: self.known[given.name] for given in session.get_inputs() if given.name in self.known}
         known |= {value.name or "": self.constants[value] for value in constants}
         return [self._error(run(session, {**known, **change})) for change in changes]
+
+    def whole(self, changes: Sequence[Mapping[str, Array]], batches: Iterable[Mapping[str, Array]]) -> list[float]:
+        """The same over more inputs, of the graph's outputs as well, from end to end."""
+        changed = {name for change in changes for name in change}
+        usual = {v.name or "": array for v, array in self.constants.items() if v.name in changed}
+        names = list(dict.fromkeys((*self.judged, *(v.name or "" for v in self.model.graph.outputs))))
+        session, sums = None, [dict.fromkeys(names, np.zeros(4)) for _ in changes]
+        for feeds in batches:
+            session = session or open_session(self.model, inputs=[*feeds, *usual], outputs=names)
+            wanted = {name: np.array(y) for name, y in run(session, {**feeds, **usual}).items()}
+            for total, change in zip(sums, changes, strict=True):
+                found = run(session, {**feeds, **usual, **change})
+                total |= {name: total[name] + _sums(y, found[name]) for name, y in wanted.items()}
+        return [sum(_over_variance(*own) for own in total.values()) for total in sums]
 
     def _error(self, found: Mapping[str, Array]) -> float:
         return sum(_relative(self.known[name], y) for name, y in found.items())
@@ -210,10 +224,18 @@ def _pruned(judge: Judge, mask: npt.NDArray[np.bool_]) -> tuple[F64, F64]:
 
 def _relative(expected: Array, found: Array) -> float:
     """The squared error over the output's variance; over its mean square where it hardly varies, as in dead outputs."""
+    return _over_variance(*_sums(expected, found))
+
+
+def _sums(expected: Array, found: Array) -> F64:
+    """(4,) the number of elements, and the sums of them, of their squares, and of those of the difference."""
     wanted = expected.astype(np.float64)
     difference = found.astype(np.float64) - wanted
     if expected.ndim == 2 and expected.shape[1] > 1:
         difference -= difference.mean(axis=1, keepdims=True)  # a shift of all scores changes no decision
-    variance, square = float(np.var(wanted)), float(np.mean(wanted**2))
-    scale = variance if variance > STILL * square else square
-    return float(np.mean(difference**2)) / (scale or 1.0)
+    return np.array([wanted.size, wanted.sum(), np.sum(wanted**2), np.sum(difference**2)])
+
+
+def _over_variance(count: float, total: float, squares: float, missing: float) -> float:
+    variance, square = squares / count - (total / count) ** 2, squares / count
+    return float(missing / count / ((variance if variance > STILL * square else square) or 1.0))

@@ -5,22 +5,26 @@ or a network of many small changes, may be off by more than one allocation is be
 the end is chosen by this.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
 from onnxprune.allocate import Choice, Cost, Widths, least_damage
+from onnxprune.calibration.window import batch_of, cut
 from onnxprune.dependency import Analysis, Keep
 from onnxprune.errors import BudgetNotMet
 from onnxprune.graph import Array
 from onnxprune.low_rank.factors import Form
+from onnxprune.prepare import Data
 from onnxprune.probe import Prober
 from onnxprune.ranks import Factorable
 from onnxprune.scoring import Scored
 from onnxprune.weights import from_matrix, from_vector, to_matrix, to_vector
 
+Together = Callable[[Sequence[Widths]], Sequence[float]]
 FAVOURS = (0.0, 0.3, 1.0, np.inf)
 """How often the damage of products counts beside that of widths, in the allocations that are tried as a whole."""
 
@@ -35,12 +39,10 @@ def keep_at(analysis: Analysis, scored: Sequence[Scored], widths: Widths) -> Kee
     return keep
 
 
-def best_together(
-    choices: Sequence[Choice], groups: int, cost: Cost, target: float, together: Callable[[Widths], float]
-) -> Widths:
+def best_together(choices: Sequence[Choice], groups: int, cost: Cost, target: float, together: Together) -> Widths:
     """The allocation of least damage; where groups and products may be taken, of some that favour either.
 
-    The first `groups` of the choices are those of groups; `together` tells the damage of a whole allocation.
+    The first `groups` of the choices are those of groups; `together` tells the damage of whole allocations.
     Raises BudgetNotMet.
     """
     if not 0 < groups < len(choices):
@@ -50,7 +52,10 @@ def best_together(
         with suppress(BudgetNotMet):
             widths = least_damage(_favoured(choices, groups, favour), cost, target)
             found[tuple(widths.tolist())] = widths
-    return min(found.values(), key=together) if found else least_damage(choices, cost, target)
+    if len(found) < 2:
+        return least_damage(choices, cost, target)
+    tried = list(found.values())
+    return tried[int(np.argmin(together(tried)))]
 
 
 def _favoured(choices: Sequence[Choice], groups: int, favour: float) -> list[Choice]:
@@ -72,18 +77,28 @@ def damage_together(
     prober: Prober,
     scored: Sequence[Scored],
     products: Sequence[Factorable],
+    batches: Iterable[Mapping[str, Array]],
+    allocations: Sequence[Widths],
+) -> list[float]:
+    """The outputs' squared error over their variance, of widths of the groups and, behind them, sizes of products."""
+    return prober.whole([_changes(analysis, prober, scored, products, widths) for widths in allocations], batches)
+
+
+def _changes(
+    analysis: Analysis,
+    prober: Prober,
+    scored: Sequence[Scored],
+    products: Sequence[Factorable],
     widths: Widths,
-) -> float:
-    """The outputs' squared error over their variance; `widths` of the groups and, behind them, sizes of products."""
-    cut = [(one, int(w)) for one, w in zip(scored, widths, strict=False) if w < one.group.width]
+) -> dict[str, Array]:
+    """The constants of all layers that change, after what sweep 1 knows of them."""
+    cuts = [(one, int(w)) for one, w in zip(scored, widths, strict=False) if w < one.group.width]
     sizes = zip(products, widths[len(scored) :].tolist(), strict=True)
     taken = [(one, form) for one, size in sizes if (form := one.forms[size]) is not None]
-    keep, feeds = keep_at(analysis, scored, widths[: len(scored)]), prober.refitted(cut)
+    keep, feeds = keep_at(analysis, scored, widths[: len(scored)]), prober.refitted(cuts)
     for one, form in taken:
         feeds |= _product(one, form, keep, {**_constants(one, prober), **feeds})
-    changed = {name for one, _ in taken for name in _constants(one, prober)} | feeds.keys()
-    constants = [value for value in prober.constants if value.name in changed]
-    return prober.errors(constants, [feeds])[0] if constants else 0.0
+    return feeds
 
 
 def _constants(one: Factorable, prober: Prober) -> dict[str, Array]:
@@ -111,3 +126,14 @@ def _product(one: Factorable, form: Form, keep: Keep, now: Mapping[str, Array]) 
         linear.weight.name or "": from_matrix(linear, weight[None], old.shape).astype(old.dtype),
         bias.name or "": from_vector(linear, vector, shift).astype(shift.dtype),
     }
+
+
+def some_batches(data: Data, inputs: int) -> Iterator[Mapping[str, Array]]:
+    """So many inputs: those laid aside first. Batches of a fixed size are not cut."""
+    have = 0
+    for feeds in chain(data.apart.batches(), data.source.batches()):
+        count = batch_of(feeds, data.axes)
+        yield feeds if data.fixed_batch else cut(feeds, data.axes, 0, min(inputs - have, count))
+        have += count
+        if have >= inputs:
+            break

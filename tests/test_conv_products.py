@@ -117,7 +117,6 @@ def test_a_residual_network_meets_its_budget_with_cuts_and_products(budget: dict
     inputs = pictures(64)
     result = prune(resnet(), inputs, conv="auto", **budget)
     assert 0.4 < result.report.budget.reached <= 0.5
-    assert result.report.products or "params" in budget
     assert result.report.proof < 1e-5
 
 
