@@ -13,6 +13,7 @@ from onnxprune.costs import CostModel, activation_cost, product_cost, runtime_co
 from onnxprune.dependency import Analysis, Group
 from onnxprune.errors import BadInput
 from onnxprune.greedy import by_threshold, cheapest_first, damages
+from onnxprune.layer_times import layer_times
 from onnxprune.layers import Layer
 from onnxprune.low_rank.factors import Form
 from onnxprune.prepare import Data, matches
@@ -30,7 +31,12 @@ FEWEST_TOGETHER, MOST_TOGETHER = 16, 96
 """Inputs on which whole allocations are compared."""
 PADDING = 3 / 8
 """How much of what the runtime pads counts against the budget."""
-SAVED = {"macs": "each multiply–add", "params": "each parameter", "memory": "each number of an activation"}
+SAVED = {
+    "macs": "each multiply–add",
+    "params": "each parameter",
+    "memory": "each number of an activation",
+    "time": "each millisecond",
+}
 CAREFUL, USUAL = 0.75, 0.5
 """The default share of multiply–adds that stays: with synthetic inputs, and with real ones."""
 
@@ -140,7 +146,7 @@ def _by_scores(
         widths = by_threshold([one.problem.importance for one in scored], candidates, cost, share)
         return widths, "l0: the channels whose gates stay open under the budget's price"
     choices = [Choice(w, damages(one, w) if len(w) > 1 else [0.0]) for one, w in zip(scored, priced, strict=True)]
-    gained = _saved(analysis, [one.group for one in scored], costs, config.fisher_cost)
+    gained = _saved(analysis, [one.group for one in scored], costs, config)
     return cheapest_first(choices, cost, share, gained), f"fisher: the least damage for {SAVED[config.fisher_cost]}"
 
 
@@ -177,10 +183,15 @@ def _is_priced(scored: Scored, config: Config) -> bool:
     return bool(scored.judges)
 
 
-def _saved(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: str) -> Cost:
+def _saved(analysis: Analysis, groups: Sequence[Group], costs: CostModel, config: Config) -> Cost:
     """What fisher divides damage by, as a function of the open groups' widths."""
-    counts: dict[str, Cost] = {"macs": costs.macs, "params": costs.params, "memory": activation_cost(analysis)}
-    return at_widths(analysis, groups, costs, counts[kind])
+    counts: dict[str, Callable[[], Cost]] = {
+        "macs": lambda: costs.macs,
+        "params": lambda: costs.params,
+        "memory": lambda: activation_cost(analysis),
+        "time": lambda: layer_times(analysis, config),
+    }
+    return at_widths(analysis, groups, costs, counts[config.fisher_cost or "macs"]())
 
 
 def at_widths(analysis: Analysis, groups: Sequence[Group], costs: CostModel, count: Cost) -> Cost:

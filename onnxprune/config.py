@@ -52,11 +52,11 @@ class Config(BaseModel):
         "Method",
         "Let fisher mask one channel after the other instead of using gradients: no torch, more passes.",
     )
-    fisher_cost: Literal["macs", "params", "memory"] | None = option(
+    fisher_cost: Literal["macs", "params", "memory", "time"] | None = option(
         None,
         "Method",
-        "Widths for fisher: the channel whose damage is least for each multiply–add, parameter or element of an "
-        "activation that goes with it, one after the other. If not given: as --allocate says.",
+        "Widths for fisher: the channel whose damage is least for each multiply–add, parameter, element of an "
+        "activation or measured millisecond that goes with it, one after the other. If not given: as --allocate says.",
     )
     head: Literal["gap"] | None = option(
         None,

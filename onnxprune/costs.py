@@ -262,6 +262,11 @@ class ProductCost:
     macs: Float
     combined: tuple[tuple[int, ...], ...]
 
+    def sizes(self, widths: npt.NDArray[np.generic]) -> tuple[Float, Float]:
+        """(…, L) columns and rows that the weights have at these widths."""
+        columns = _columns(widths, self.combined)
+        return self.inner(columns), self.outer(columns)
+
     def saved(self, widths: npt.NDArray[np.generic], kept: Kept, kind: str) -> Float:
         """The multiply–adds of one sample, or the parameters; none where a product is no smaller."""
         columns = _columns(widths, self.combined)
