@@ -13,7 +13,8 @@ Kind = Literal["prepared", "judged", "collected", "scored", "probed"]
 
 TO_CHOOSE = {*BUDGETS, "ratios", "allocate", "align", "rebuild", "max_drop"}
 AT_THE_END = {n for n, of in Config.model_fields.items() if panel(of) in (TUNING, "Measuring")}
-METHOD = {"method", "norm", "forward", "ablation", "fisher_cost", "frl", "fc", "conv", "rank", "energy"}
+METHOD = {"method", "norm", "forward", "ablation", "fisher_cost", "frl"}
+METHOD |= {"fc", "conv", "rank", "energy", "init", "ger_epochs"}
 IGNORED: dict[Kind, frozenset[str]] = {
     "prepared": frozenset({*TO_CHOOSE, *AT_THE_END, *METHOD, "memory"} - {"ratios"}),
     "judged": frozenset({*TO_CHOOSE, *AT_THE_END, *METHOD, "memory"}),
