@@ -14,8 +14,8 @@ from onnxprune.graph import Array
 
 Nearest = Callable[[Rows, Rows, float], Rows]
 """(z, y', λ) → y."""
-STEPS, TRIALS = 12, 9
-"""Of the one-dimensional search: Newton's steps, and the places that it may start from."""
+PLACES, HALVINGS = 16, 12
+"""Of the one-dimensional search: places that it looks at first, and halvings of the step between them."""
 
 
 def _relu(y: Rows) -> Rows:
@@ -32,38 +32,53 @@ def nearest_before_relu(z: Rows, given: Rows, weight: float) -> Rows:
 
 def nearest_before_sigmoid(z: Rows, given: Rows, weight: float) -> Rows:
     """By search."""
-    return _searched(expit, lambda s: s * (1 - s), z, given, weight)
+    return _searched(expit, z, given, weight)
 
 
 def nearest_before_tanh(z: Rows, given: Rows, weight: float) -> Rows:
     """By search."""
-    return _searched(np.tanh, lambda t: 1 - t * t, z, given, weight)
+    return _searched(np.tanh, z, given, weight)
 
 
-def _searched(
-    function: Callable[[Rows], Rows], slope: Callable[[Rows], Rows], z: Rows, given: Rows, weight: float
-) -> Rows:
-    """The best of some places between y' and z, where the minimum lies, and Gauss–Newton steps on from there."""
-    wanted = function(z)
+def _searched(function: Callable[[Rows], Rows], z: Rows, given: Rows, weight: float) -> Rows:
+    """The better of the two minima there may be between y' and z: one where f is steep, one where it is flat.
+
+    A walk from y' to z in equal steps comes to either; steps that halve lead from there to the bottom, which
+    Newton's do not where f bends.
+    """
+    wanted, stride = function(z), (z - given) / np.float32(PLACES)
 
     def cost(y: Rows) -> Rows:
         return np.asarray((function(y) - wanted) ** 2 + weight * (y - given) ** 2)
 
-    best, least = given, cost(given)
-    for share in np.linspace(0, 1, TRIALS)[1:]:
-        trial = given + np.float32(share) * (z - given)
-        least, best = _better(best, least, trial, cost(trial))
-    for _ in range(STEPS):
-        values = function(best)
-        steep = slope(values)
-        step = (steep * (wanted - values) + weight * (given - best)) / (steep * steep + weight)
-        for scale in (1.0, 0.25):
-            trial = best + np.float32(scale) * step
-            least, best = _better(best, least, trial, cost(trial))
+    first, last = _valleys(cost, given, stride)
+    _, best = _better(*_bottom(cost, first, stride), *_bottom(cost, last, stride))
     return best
 
 
-def _better(best: Rows, least: Rows, trial: Rows, cost: Rows) -> tuple[Rows, Rows]:
+def _valleys(cost: Callable[[Rows], Rows], start: Rows, stride: Rows) -> tuple[Rows, Rows]:
+    """The first place and the last of a walk at which the cost had just fallen."""
+    first, last, before, falling = start, start, cost(start), np.ones(start.shape, dtype=bool)
+    for place in range(1, PLACES + 1):
+        here = start + np.float32(place) * stride
+        now = cost(here)
+        lower = now < before
+        falling &= lower
+        first, last, before = np.where(falling, here, first), np.where(lower, here, last), now
+    return first, last
+
+
+def _bottom(cost: Callable[[Rows], Rows], start: Rows, stride: Rows) -> tuple[Rows, Rows]:
+    """(the least cost about a place, where it is)."""
+    least, best = cost(start), start
+    for halving in range(HALVINGS):
+        step = stride * np.float32(0.5**halving)
+        for trial in (best - step, best + step):
+            least, best = _better(least, best, cost(trial), trial)
+    return least, best
+
+
+def _better(least: Rows, best: Rows, cost: Rows, trial: Rows) -> tuple[Rows, Rows]:
     """(the lower costs, what has them)."""
     lower = cost < least
     return np.where(lower, cost, least), np.where(lower, trial, best)
