@@ -101,23 +101,6 @@ def choose_ridge(solve: Moments, held: HeldRows, prior: F64, candidates: Sequenc
     return max((rho for error, rho in fits if error <= AS_GOOD * least), default=candidates[-1])
 
 
-def refit_rows(inputs: F64, targets: F64, prior: F64, rho: float) -> F64:
-    """`refit` in its dual form, for fewer rows than features: an N × N system, no Gram matrix.
-
-    `inputs` (N, F') the kept features only, `targets` (N, n), both centred here; `prior` (n, F'). The ridge is
-    relative to the mean variance of these features.
-    """
-    x = inputs - inputs.mean(axis=0)
-    missing = targets - targets.mean(axis=0) - x @ prior.T
-    kernel = x @ x.T
-    scale = float(np.trace(kernel)) / max(1, x.shape[1])
-    if scale == 0.0:
-        return prior.copy()
-    dual = _ridge_solve(kernel, missing.T, np.zeros_like(missing.T), rho * scale, scale)
-    weight: F64 = prior + dual @ x
-    return weight
-
-
 def mean_diagonal(gram: Real) -> float:
     """The scale m that relative ridges refer to."""
     return float(np.mean(gram.diagonal())) if len(gram) else 0.0

@@ -102,7 +102,7 @@ class Config(BaseModel):
     )
     init: Literal["as", "svd"] = option("as", RANKS, "What ger starts from.", "as|svd")
     ger_epochs: int | None = option(
-        None, RANKS, "How long ger trains; 20 if not given, more with few inputs.", "EPOCHS", ge=1
+        None, RANKS, "How long ger trains at each rate; 20 if not given, more with few inputs.", "EPOCHS", ge=1
     )
     macs: float | None = option(
         None,

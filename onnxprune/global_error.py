@@ -135,6 +135,7 @@ def _train(
     import torch
 
     from onnxprune.torch_twin import Twin
+    from onnxprune.training.joint import RATES
     from onnxprune.training.processes import alone
 
     together = alone()
@@ -146,7 +147,7 @@ def _train(
     if not joint.can_learn():
         return model, None
     epochs = joint.epochs(config.ger_epochs)
-    stage = stages.stage("reconstruct", epochs * len(joint.rows))
+    stage = stages.stage("reconstruct", epochs * len(joint.rows) * len(RATES))
     with stage as tick, ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
         told = joint.train(epochs, config.seed, stages.tell, tick)
     report = JointReport(

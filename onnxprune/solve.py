@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxprune.calibration.allowance import USUAL, Allowance
-from onnxprune.calibration.least_squares import RIDGES, HeldRows, RidgeFactor, choose_ridge, refit_rows, residual
+from onnxprune.calibration.few_rows import FewRows, few_rows
+from onnxprune.calibration.least_squares import RIDGES, HeldRows, RidgeFactor, choose_ridge, residual
 from onnxprune.calibration.rows import Rows
 from onnxprune.calibration.sampling import held_out
 from onnxprune.calibration.statistics import Moments, Tally
@@ -24,8 +25,8 @@ FEW, PLENTY = 512, 20
 Those that are both take the strongest: there it was as good as any (docs/decisions/0013)."""
 Error = Callable[[F64, F64], float]
 """Of a weight (n, F) and bias (n,), over the output's variance."""
-WIDE_ROWS = 2048
-WIDE_RIDGE = 1e-2
+WIDE_ROWS, WIDE_RIDGE = 2048, 1e-2
+"""What solves a block too wide for sums."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ class Solution:
 class Fit:
     """The plain least-squares fit of a block, weight (n, F) and bias (n,), and what it was solved from.
 
-    Blocks too wide for sums have rows alone. `error` judges on held-out rows, of which some are `judges`.
+    Blocks too wide for sums have a `few` rows alone. `error` judges on held-out rows, of which some are `judges`.
     """
 
     weight: F64
@@ -52,20 +53,20 @@ class Fit:
     moments: Moments | None = None
     factor: RidgeFactor | None = None
     judges: Sequence[ClippedRows] = ()
+    few: FewRows | None = None
 
     def spread(self, weight: F64) -> F64:
         """(n, n) how outputs of a weight vary, W G Wᵀ."""
-        if self.moments is None:
-            x = np.concatenate([part.x for part in self.rows])[-WIDE_ROWS:]
-            outputs = (x - x.mean(axis=0)).astype(np.float64) @ weight.T
-            return np.asarray(outputs.T @ outputs / len(x))
+        if self.few is not None:
+            return self.few.spread(weight)
+        assert self.moments is not None
         return np.asarray(weight @ (self.moments.gram @ weight.T))
 
     def intercept(self, weight: F64) -> F64:
         """(n,) the bias that gives outputs of a weight their mean."""
-        if self.moments is None:
-            x = np.concatenate([part.x for part in self.rows])[-WIDE_ROWS:]
-            return np.asarray(self.bias + (self.weight - weight) @ x.mean(axis=0))
+        if self.few is not None:
+            return np.asarray(self.bias + (self.weight - weight) @ self.few.mean)
+        assert self.moments is not None
         return self.moments.mean_y - weight @ self.moments.mean_x
 
 
@@ -244,9 +245,10 @@ def _some(x: Rows, target: Rows, offset: Rows, rows: slice) -> ClippedRows:
 def _fit_wide(kept: Sequence[ClippedRows], prior: F64) -> Fit:
     parts = ((rows.x, rows.target, rows.offset) for rows in kept)
     x, target, offset = (np.concatenate(part)[-WIDE_ROWS:] for part in zip(*parts, strict=True))
-    wanted = (target - offset).astype(np.float64)
-    weight = refit_rows(x.astype(np.float64), wanted, prior, WIDE_RIDGE)
-    return Fit(weight, wanted.mean(axis=0) - weight @ x.mean(axis=0), kept, lambda weight, bias: np.nan)
+    wanted, few = (target - offset).astype(np.float64), few_rows(x)
+    mean = wanted.mean(axis=0)
+    weight = few.refit(wanted - mean, prior, WIDE_RIDGE)
+    return Fit(weight, mean - weight @ few.mean, kept, lambda weight, bias: np.nan, few=few)
 
 
 def _error(moments: Moments, weight: F64, bias: F64) -> float:

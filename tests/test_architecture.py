@@ -32,7 +32,7 @@ ROWS = {
     "operators": "op_rules.*",
     "analysis": "factors units balance conflicts resolve grouping sizes dependency weights layers steady costs "
     "widths plan",
-    "sums": "calibration.statistics calibration.least_squares",
+    "sums": "calibration.statistics calibration.least_squares calibration.few_rows",
     "calibration": "calibration.*",
     "passes": "passes.*",
     "criteria": "criteria.*",

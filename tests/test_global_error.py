@@ -253,4 +253,6 @@ def test_the_command_line_tells_what_was_gained(
         == 0
     )
     assert "2 layers: squared error of the outputs" in capsys.readouterr().out
-    assert len(json.loads((tmp_path / "r.json").read_text())["joint"]["epochs"]) == 4
+    joint = json.loads((tmp_path / "r.json").read_text())["joint"]
+    assert [epoch["epoch"] for epoch in joint["epochs"]] == list(range(1, len(joint["epochs"]) + 1))
+    assert joint["after"] == min(epoch["validation"] for epoch in joint["epochs"]) < joint["before"]

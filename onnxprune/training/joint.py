@@ -22,7 +22,9 @@ from onnxprune.training.processes import Processes
 from onnxprune.training.schedule import plan
 
 RATES = (3e-3, 1e-3, 3e-4, 1e-4)
-"""Learning rates, tried one after the other until one leads to something better than the start."""
+"""Learning rates, one run after the other: large ones gain most, and too large ones nothing."""
+GAIN = 0.98
+"""The last run is the one that leaves more of the loss than this, once something was gained."""
 EPOCHS, STEPS = 20, 600
 """The length of a run, unless told otherwise: so many epochs, or as many as make so many steps."""
 PATIENCE = 3
@@ -31,7 +33,7 @@ PATIENCE = 3
 
 @dataclass(frozen=True)
 class Trained:
-    """The loss on the batches that judge before any step; and of the run: its rate, its epochs, which was best."""
+    """The loss on the batches that judge before any step; the epochs of all runs, which was best, and its rate."""
 
     before: float
     rate: float
@@ -44,6 +46,13 @@ class Trained:
         return next(
             (e.validation for e in self.epochs if e.epoch == self.best and e.validation is not None), self.before
         )
+
+    def followed(self, rate: float, epochs: Sequence[EpochReport], best: int) -> "Trained":
+        """With another run behind these, which began where the best of them ended."""
+        done = len(self.epochs)
+        behind = (epoch.model_copy(update={"epoch": done + epoch.epoch}) for epoch in epochs)
+        won = (rate, done + best) if best else (self.rate, self.best)
+        return Trained(self.before, won[0], (*self.epochs, *behind), won[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +94,13 @@ class Joint:
         """Leave the best weights in the network: the start, if no epoch is better on the batches that judge."""
         judged = judge(self.judges, 1, self, self.loss, self.terms, self.together)
         assert judged is not None
+        told = Trained(judged.loss, RATES[0], (), 0)
         for rate in RATES:
-            history, best = self._run(rate, epochs, seed, tell, tick)
-            if best:
+            least = told.after
+            told = told.followed(rate, *self._run(rate, epochs, seed, tell, tick))
+            if told.best and told.after > GAIN * least:
                 break
-        return Trained(judged.loss, rate, tuple(history), best)
+        return told
 
     def _run(
         self, rate: float, epochs: int, seed: int, tell: Callable[[str], None], tick: Callable[[], None]
