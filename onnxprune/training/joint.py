@@ -24,7 +24,7 @@ from onnxprune.training.schedule import plan
 RATES = (3e-3, 1e-3, 3e-4, 1e-4)
 """Learning rates, one run after the other: large ones gain most, and too large ones nothing."""
 GAIN = 0.98
-"""The last run is the one that leaves more of the loss than this, once something was gained."""
+"""A run that leaves more of the loss than this is the last, once one left less: too large a rate gains little too."""
 EPOCHS, STEPS = 20, 600
 """The length of a run, unless told otherwise: so many epochs, or as many as make so many steps."""
 PATIENCE = 3
@@ -98,7 +98,7 @@ class Joint:
         for rate in RATES:
             least = told.after
             told = told.followed(rate, *self._run(rate, epochs, seed, tell, tick))
-            if told.best and told.after > GAIN * least:
+            if told.after > GAIN * least and least < GAIN * told.before:
                 break
         return told
 
