@@ -13,8 +13,9 @@ import numpy as np
 import onnxprune
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-METHODS = ("lrd", "response", "as", "ger-ic", "ger")
-"""ger-ic is ger from singular vectors (`--init svd`)."""
+METHODS = ("svd", "lrd", "response", "as", "ger-ic", "ger")
+SHORT = {"svd": {"fc": "lrd", "rebuild": "none"}, "ger-ic": {"fc": "ger", "init": "svd"}}
+"""svd: no layer is solved again; ger-ic: ger from singular vectors."""
 
 
 def parsed() -> argparse.Namespace:
@@ -35,7 +36,7 @@ def parsed() -> argparse.Namespace:
 def accuracy(args: argparse.Namespace, method: str, rank: int, test: str) -> tuple[float, float, float]:
     """(before, after, the share of the parameters that is left)."""
     more = dict(pair.split("=", 1) for pair in args.set)
-    options = {"fc": "ger", "init": "svd"} if method == "ger-ic" else {"fc": method}
+    options = SHORT.get(method, {"fc": method})
     report = onnxprune.compress(
         args.model,
         calib=args.calib,

@@ -50,6 +50,8 @@ def _panel(axes: Any, curves: list[Curve], kind: str) -> None:
         style = STYLES[number // 10 % len(STYLES)]
         (line,) = axes.plot(rates, errors, style, marker="o", markersize=3, linewidth=1.2, label=label)
         line.set_gid(f"{kind}:{curve.name}")
+    if len(set(heights := [y for line in axes.lines for y in line.get_ydata()])) == 1:
+        axes.set_ylim(heights[0] / 10, heights[0] * 10)  # what does not vary gives no scale by itself
     axes.set(xscale="log", yscale="log", title=f"{KINDS[kind]} ({curves[0].method})")
     axes.set(xlabel="weights that stay, %", ylabel="squared error of the outputs, % of their variance")
     for axis in (axes.xaxis, axes.yaxis):
