@@ -24,7 +24,7 @@ demo: $(VENV)/.demo ## install what is pinned, halve the example network, print 
 		$(CIFAR10) --macs 0.5 -o out/resnet20-slim.onnx --report out/report.json --plan out/plan.json
 
 test: lint types ## lint, types and tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8
 
 lint: $(VENV)/.test ## ruff: rules and format
 	$(BIN)/ruff check .

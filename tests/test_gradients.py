@@ -64,7 +64,7 @@ def by_hand(
     weights: Mapping[str, Any], x: Any, stream: Any, middle: Any, replaced: Mapping[str, Any] | None = None
 ) -> Any:
     """The residual network with a factor on each channel of the stream and of the block, wherever it is read."""
-    w = {name: torch.as_tensor(array) for name, array in weights.items()} | dict(replaced or {})
+    w = {name: torch.tensor(array) for name, array in weights.items()} | dict(replaced or {})
     s = torch.relu(F.conv2d(x, w["a_w"], w["a_b"], padding=1))
     m = torch.relu(F.conv2d(s * stream[:, None, None], w["b_w"], w["b_b"], padding=1))
     c = F.conv2d(m * middle[:, None, None], w["c_w"], w["c_b"], padding=1)
