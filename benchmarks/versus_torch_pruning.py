@@ -84,13 +84,13 @@ def _images(pixels: np.ndarray) -> np.ndarray:
 
 
 def _ours(task: Task, judges: tuple[np.ndarray, np.ndarray], options: argparse.Namespace) -> Iterator[Row]:
-    for align in ("auto", 1):
+    for align, conv in itertools.product(("auto", 1), (None, "auto")):
         start = time.perf_counter()
-        common = {"calib": task.images, "macs": task.share, "align": align, "measure": False}
+        common = {"calib": task.images, "macs": task.share, "align": align, "conv": conv, "measure": False}
         pruned = onnxprune.compress(task.model, **common)
         tuned = onnxprune.compress(task.model, **common, finetune=options.epochs, train_batch=options.batch)
         yield Row(
-            f"onnxprune, no labels, `--align {align}`",
+            f"onnxprune, no labels, `--align {align}`" + (", `--conv auto`" if conv else ""),
             figures.macs(tuned.model) / figures.macs(task.model),
             figures.accuracy(pruned.model, *judges),
             figures.accuracy(tuned.model, *judges),

@@ -173,7 +173,11 @@ class Config(BaseModel):
     train_batch: int = option(64, TUNING, "Inputs a step, of each process.", ge=1)
     optimizer: Literal["adamw", "sgd"] = option("adamw", TUNING, "sgd has Nesterov's momentum of 0.9.")
     lr: float | None = option(
-        None, TUNING, "Largest learning rate; 0.001 for adamw, 0.005 for sgd if not given.", "NUMBER", gt=0
+        None,
+        TUNING,
+        "Largest learning rate; if not given 0.001 for adamw, 0.005 for sgd, less after an epoch that undoes much.",
+        "NUMBER",
+        gt=0,
     )
     warmup: float = option(0.1, TUNING, "Share of the steps in which the rate rises, to fall as a cosine.", ge=0, lt=1)
     weight_decay: float = option(0.01, TUNING, "Of matrices and kernels, not of vectors.", "NUMBER", ge=0)

@@ -220,7 +220,8 @@ def tuned_lines(tuned: Tuned) -> Iterable[tuple[str, str]]:
     yield "trained", f"{tuned.description}: {counts}; {kinds}"
     for epoch in tuned.epochs:
         kept = " (kept)" if epoch.epoch == tuned.best else ""
-        yield f"epoch {epoch.epoch}", f"loss {epoch.loss:.4f}{_judged(epoch)}{kept}"
+        rate = f", at a rate of {epoch.rate:g}" if epoch.rate != tuned.epochs[0].rate else ""
+        yield f"epoch {epoch.epoch}", f"loss {epoch.loss:.4f}{_judged(epoch)}{rate}{kept}"
     if not tuned.best:
         yield "note", "No epoch was better than the start, so nothing of the fine-tune was kept."
 

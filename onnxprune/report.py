@@ -119,7 +119,8 @@ class Accuracy(_Frozen):
 class EpochReport(_Frozen):
     """One epoch of fine-tuning: its mean loss, and how the average of the weights did on the samples kept to judge.
 
-    `same_class` is the share of equal classes, `difference` the relative one of the outputs where none holds classes.
+    `same_class` is the share of equal classes, `difference` the relative one of the outputs where none holds classes,
+    `rate` the learning rate before warming up and cosine.
     """
 
     epoch: int
@@ -127,6 +128,7 @@ class EpochReport(_Frozen):
     validation: float | None = None
     same_class: float | None = None
     difference: float | None = None
+    rate: float | None = None
 
 
 class Tuned(_Frozen):

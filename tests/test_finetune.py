@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from model_counts import constants
-from tuning_case import PLAIN, apart, by_hand, inputs, network
+from tuning_case import PLAIN, apart, by_hand, inputs, moved, network
 
 from onnxprune import finetune
 from onnxprune.errors import BadInput
@@ -116,6 +116,28 @@ def test_weights_of_16_bits_are_learned_in_32() -> None:
     assert apart(found, plain) < 0.02
 
 
+def test_an_epoch_that_undoes_too_much_is_taken_back_and_the_next_goes_more_slowly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from onnxprune.training import loop, optimise
+
+    start = moved(TEACHER, 0.05)
+    monkeypatch.setitem(optimise.RATES, "adamw", 1.0)
+    found, report = finetune(start, TEACHER, train=X, train_batch=16, epochs=8, validation=0.2)
+    told = report.tuned
+    rates, losses = ([getattr(epoch, name) for epoch in told.epochs] for name in ("rate", "validation"))
+    slow = rates.index(rates[-1])
+    assert slow >= 1
+    assert rates == pytest.approx([loop.RETREAT ** min(epoch, slow) for epoch in range(8)])
+    assert told.best > slow
+    assert min(losses[:slow]) > 1.2 * min(losses)
+    x = torch.from_numpy(X)
+    after, before = (float(distance(by_hand(net)(x), by_hand(TEACHER)(x)).detach()) for net in (found, start))
+    assert after < 0.8 * before
+    asked = finetune(start, TEACHER, train=X, train_batch=16, epochs=3, validation=0.2, lr=1.0)[1].tuned
+    assert [epoch.rate for epoch in asked.epochs] == [1.0, 1.0, 1.0]
+
+
 def interrupted(after: int) -> Any:
     """A loss that ends the run at one of its calls, as a user does."""
     calls = iter(range(10**6))
@@ -129,11 +151,14 @@ def interrupted(after: int) -> Any:
     return loss
 
 
-@pytest.mark.parametrize("after", [5, 17])
-def test_a_killed_run_resumes_to_the_same_weights(after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from onnxprune.training import loop, losses
+@pytest.mark.parametrize(("after", "rate"), [(5, 1e-3), (17, 1e-3), (17, 3.0)])
+def test_a_killed_run_resumes_to_the_same_weights(
+    after: int, rate: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxprune.training import loop, losses, optimise
 
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setitem(optimise.RATES, "adamw", rate)  # the second epoch begins anew where this is too large
     run: dict[str, Any] = {"epochs": 3, "loss": "mine:loss", "validation": 0.1, "ema": 0.5}
     monkeypatch.setattr(losses, "load_function", lambda *_: interrupted(-1))
     whole = tuned(**run)

@@ -68,3 +68,13 @@ def apart(one: onnx.ModelProto | dict[str, np.ndarray], other: onnx.ModelProto |
     a, b = (constants(x) if isinstance(x, onnx.ModelProto) else x for x in (one, other))
     assert a.keys() == b.keys()
     return max(float(np.abs(a[name] - b[name]).max()) for name in a)
+
+
+def moved(model: onnx.ModelProto, by: float) -> onnx.ModelProto:
+    """The same with each weight so much larger."""
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    for tensor in other.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array + np.float32(by) * np.sign(array), tensor.name))
+    return other

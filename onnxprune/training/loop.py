@@ -23,11 +23,13 @@ from onnxprune.training.schedule import Plan
 Tell = Callable[[str], None]
 CHECKPOINT_SECONDS = 60.0
 TELL_SECONDS = 0.5
+BEHIND, RETREAT = 1.2, 0.3
+"""An epoch that ends with so much more loss than the start began with leaves so much of the usual learning rate."""
 
 
 @dataclass
 class _State:
-    """Where the run stands: `step` of `epoch` is next."""
+    """Where the run stands: `step` of `epoch` is next, at a `share` of the rate."""
 
     epoch: int
     step: int
@@ -36,6 +38,7 @@ class _State:
     least: float
     weights: dict[str, Tensor]
     history: list[EpochReport]
+    share: float = 1.0
 
 
 class Loop:
@@ -89,7 +92,7 @@ class Loop:
             found = self._loss(*self._compute(rows, state.epoch))
             if not isfinite(value := float(found.detach())):
                 raise BadInput(f"fine-tuning diverged in epoch {state.epoch + 1} (loss {value}): try a lower --lr")
-            self._optimiser.step(found, self._plan.rate(done))
+            self._optimiser.step(found, self._plan.rate(done) * state.share)
             state.loss += value
             state.step += 1
             self._tick()
@@ -112,8 +115,12 @@ class Loop:
             validation=None if judged is None else judged.loss,
             same_class=None if judged is None else judged.same_class,
             difference=None if judged is None else judged.difference,
+            rate=self._optimiser.rate * state.share,
         )
         state.history.append(report)
+        if judged is not None and not state.best and judged.loss > BEHIND * state.least and self._config.lr is None:
+            self._optimiser.restart(state.weights)  # such a rate undoes what pruning left: again, more slowly
+            state.share *= RETREAT
         state.epoch, state.step, state.loss = state.epoch + 1, 0, 0.0
 
     def _judged(self) -> Judged | None:

@@ -16,7 +16,7 @@ SHORT = (torch.float16, torch.bfloat16)
 
 
 class Optimiser:
-    """Changes `parameters` (by name) step by step. What is stored in 16 bits is learned in 32 beside it.
+    """Changes `parameters` (by name) step by step, by `rate` at most. What has 16 bits is learned in 32 beside it.
 
     The average of weights (EMA) begins as their mean, so that a short run forgets its start as well.
     """
@@ -27,7 +27,7 @@ class Optimiser:
             name: p.detach().float().requires_grad_() if p.dtype in SHORT else p for name, p in parameters.items()
         }
         self._together, self._clip, self._decay = together, config.clip, config.ema
-        self._rate = config.lr or RATES[config.optimizer]
+        self.rate = config.lr or RATES[config.optimizer]
         self._averages = {name: p.detach().clone() for name, p in self._learned.items()} if config.ema else {}
         self._steps = 0
         groups = [
@@ -35,9 +35,9 @@ class Optimiser:
             {"params": [p for p in self._learned.values() if p.ndim <= 1], "weight_decay": 0.0},
         ]
         self._torch: torch.optim.Optimizer = (
-            torch.optim.AdamW(groups, lr=self._rate)
+            torch.optim.AdamW(groups, lr=self.rate)
             if config.optimizer == "adamw"
-            else torch.optim.SGD(groups, lr=self._rate, momentum=MOMENTUM, nesterov=True)
+            else torch.optim.SGD(groups, lr=self.rate, momentum=MOMENTUM, nesterov=True)
         )
 
     def step(self, loss: Tensor, share: float) -> None:
@@ -52,7 +52,7 @@ class Optimiser:
         if self._clip:
             torch.nn.utils.clip_grad_norm_(list(self._learned.values()), self._clip)
         for group in self._torch.param_groups:
-            group["lr"] = self._rate * share
+            group["lr"] = self.rate * share
         self._torch.step()
         self._steps += 1
         self._follow()
@@ -82,6 +82,16 @@ class Optimiser:
         with torch.no_grad():
             for name, value in values.items():
                 self._stored[name].copy_(value)
+
+    def restart(self, values: Mapping[str, Tensor]) -> None:
+        """Begin anew, from these weights."""
+        self.put(values)
+        with torch.no_grad():
+            for name, value in values.items():
+                self._learned[name].copy_(value)
+        self._averages = {name: self._learned[name].detach().clone() for name in self._averages}
+        self._torch.state.clear()
+        self._steps = 0
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on."""
