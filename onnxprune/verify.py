@@ -22,6 +22,9 @@ from onnxprune.serialise import LARGE, skeleton, tensor_bytes, to_bytes
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "float16": 5e-3, "bfloat16": 5e-3}
 CHOOSERS = ("ArgMax", "ArgMin", "TopK", "NonMaxSuppression")
 FLOOR = 1e-30
+RESHAPES = ("Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
+RESOLUTION = {"float32": 1e-6, "float16": 1e-6, "bfloat16": 1e-6}
+"""A sigmoid is computed in steps of this size at the most, also where it is as small itself."""
 ROUNDINGS, MOST_ROUNDING = 4.0, 1e-3
 """A network may differ by so many times what one change of its weights' last bits does, and by no more than this."""
 
@@ -37,7 +40,8 @@ def prove(
     another model.
 
     Where an output collapses (a sigmoid at 1e-7) that ratio is rounding alone: one that exceeds what the dtype allows
-    is taken over the original model's largest value on these feeds instead, if that is larger. A network may also blow
+    is taken over the original model's largest value on these feeds instead, if that is larger; what a sigmoid reads is
+    compared as well, and where its outputs are all near 0 its own rounding is let pass. A network may also blow
     rounding up: allowed is then what a change of its weights in their last bit does, up to `MOST_ROUNDING`. Where a
     model rounds (to quanta), a sum in another order may end a quantum away: models that differ are compared once more
     node by node, without the runtime's fused and blocked kernels, whose order depends on the widths.
@@ -59,15 +63,20 @@ def prove_same(analysis: Analysis, other: ir.Model, feeds: Mapping[str, Array]) 
 
 def _compared(analysis: Analysis, wide: ir.Model, slim: ir.Model, feeds: Mapping[str, Array]) -> float:
     seen = analysis.trace.shapes.keys()
-    expected = _outputs(wide, feeds, seen)
+    squashed = _squashed(wide)
+    expected = _outputs(wide, feeds, seen, squashed)
     try:
         require_valid(to_bytes(slim) if tensor_bytes(slim) < LARGE else to_bytes(skeleton(slim)), "the pruned model")
-        found = _outputs(slim, feeds, seen)
+        found = _outputs(slim, feeds, seen, squashed)
     except BadInput as error:
         raise ProofFailed(f"the pruned model does not run: {error}") from error
     if list(expected) != list(found):
         raise ProofFailed(f"the outputs are {list(found)}, they were {list(expected)}")
-    again = _Again(lambda: _outputs(analysis.model, feeds, seen), partial(_shaken_outputs, analysis, wide, feeds))
+    again = _Again(
+        lambda: _outputs(analysis.model, feeds, seen, squashed),
+        partial(_shaken_outputs, analysis, wide, feeds, squashed),
+        squashed,
+    )
     try:
         return _worst(expected, found, again)
     except ProofFailed as failed:
@@ -100,6 +109,7 @@ class _Again:
 
     original: Callable[[], Outputs]
     shaken: Callable[[], Outputs]
+    squashed: Mapping[str, str]
 
 
 def _worst(expected: Outputs, found: Outputs, again: _Again) -> float:
@@ -109,6 +119,8 @@ def _worst(expected: Outputs, found: Outputs, again: _Again) -> float:
     allowed = {name: TOLERANCE.get(str(array.dtype), 0.0) for name, array in expected.items()}
     if _exceeded(worst, scales, allowed):
         scales = {name: max(scales[name], _largest(array)) for name, array in again.original().items()}
+        for name in again.squashed.keys() & scales.keys():
+            scales[name] = max(scales[name], RESOLUTION.get(str(expected[name].dtype), 0.0) / (allowed[name] or 1.0))
     if _exceeded(worst, scales, allowed):
         shaken = again.shaken()
         effect = {name: ROUNDINGS * _difference(name, expected[name], shaken[name]) / scales[name] for name in expected}
@@ -120,9 +132,11 @@ def _exceeded(worst: Mapping[str, float], scales: Mapping[str, float], allowed: 
     return any(worst[name] > limit * scales[name] for name, limit in allowed.items())
 
 
-def _shaken_outputs(analysis: Analysis, model: ir.Model, feeds: Mapping[str, Array]) -> Outputs:
+def _shaken_outputs(
+    analysis: Analysis, model: ir.Model, feeds: Mapping[str, Array], squashed: Mapping[str, str]
+) -> Outputs:
     weights = {linear.weight.name or "" for linear in analysis.linears}
-    return _outputs(shaken(model, weights), feeds, analysis.trace.shapes.keys())
+    return _outputs(shaken(model, weights), feeds, analysis.trace.shapes.keys(), squashed)
 
 
 def shaken(model: ir.Model, weights: Collection[str]) -> ir.Model:
@@ -147,16 +161,18 @@ def _worst_of_bodies(
     originals, slims = ({one.name: one for one in first_passes(m, feeds)} for m in (analysis.model, slim))
     worst = 0.0
     for name, body, given in first_passes(wide, feeds):
+        squashed = _squashed(body)
         try:
-            expected = _staying(analysis, _outputs(body, given, seen), keep)
+            expected = _staying(analysis, _outputs(body, given, seen, squashed), keep)
         except BadInput:
             continue
         try:
-            found = _outputs(slims[name].model, slims[name].feeds, seen)
+            found = _outputs(slims[name].model, slims[name].feeds, seen, squashed)
         except (BadInput, KeyError) as error:
             raise ProofFailed(f"{name} of the pruned model does not run: {error}") from error
-        original = partial(_outputs, originals[name].model, originals[name].feeds, seen)
-        worst = max(worst, _worst(expected, found, _Again(original, partial(_shaken_outputs, analysis, body, given))))
+        original = partial(_outputs, originals[name].model, originals[name].feeds, seen, squashed)
+        again = _Again(original, partial(_shaken_outputs, analysis, body, given, squashed), squashed)
+        worst = max(worst, _worst(expected, found, again))
     return worst
 
 
@@ -169,11 +185,29 @@ def _staying(analysis: Analysis, outputs: Outputs, keep: Keep) -> Outputs:
     return {name: sliced(array, labels[name], keep) for name, array in outputs.items()}
 
 
-def _outputs(model: ir.Model, feeds: Mapping[str, Array], seen: Collection[str]) -> dict[str, Array]:
-    """The model's outputs; where one is chosen by rank, what it is chosen from: a tie would turn on rounding."""
-    before = {v.name or "" for value in model.graph.outputs for v in _chosen_from(value)}
+def _outputs(
+    model: ir.Model, feeds: Mapping[str, Array], seen: Collection[str], squashed: Mapping[str, str]
+) -> dict[str, Array]:
+    """The model's outputs, and what sigmoids read.
+
+    Where one is chosen by rank, it is what it is chosen from: a tie would turn on rounding.
+    """
+    before = {v.name or "" for value in model.graph.outputs for v in _chosen_from(value)} | set(squashed.values())
     names = [value.name or "" for value in model.graph.outputs if not _chosen_from(value)] + sorted(before)
-    return compute(model, feeds, names, seen)
+    return compute(model, feeds, list(dict.fromkeys(names)), seen)
+
+
+def _squashed(model: ir.Model) -> dict[str, str]:
+    """What a sigmoid reads, by the name of the output that is nothing but its result, in whatever shape."""
+    found = {}
+    for output in model.graph.outputs:
+        node = output.producer()
+        while node is not None and node.op_type in RESHAPES and node.inputs[0] is not None:
+            node = node.inputs[0].producer()
+        read = node.inputs[0] if node is not None and node.op_type == "Sigmoid" else None
+        if read is not None and read.producer() is not None:
+            found[output.name or ""] = read.name or ""
+    return found
 
 
 def _chosen_from(output: ir.Value) -> list[ir.Value]:

@@ -93,8 +93,8 @@ def _write(graph: ir.Graph, node: ir.Node, codes: Codes, taken: set[str]) -> tup
     found.type, found.shape = weight.type, ir.Shape(wanted)
     node.graph.insert_before(node, steps.nodes)
     node.replace_input_with(place, found)
-    if not weight.uses() and not weight.is_graph_output():
-        graph.initializers.pop(weight.name)
+    if not weight.uses() and not weight.is_graph_output() and weight.graph is not None:
+        del weight.graph.initializers[weight.name]  # which may be a body
     return weight.name, codes
 
 

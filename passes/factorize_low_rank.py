@@ -91,8 +91,8 @@ def _write(graph: ir.Graph, node: ir.Node, first: Array, second: Array, taken: s
     node.replace_input_with(1 - place, head.outputs[0])
     node.attributes.clear()
     node.attributes.update({attribute.name: attribute for attribute in behind})
-    if not weight.uses() and not weight.is_graph_output():
-        graph.initializers.pop(weight.name)
+    if not weight.uses() and not weight.is_graph_output() and weight.graph is not None:
+        del weight.graph.initializers[weight.name]  # which may be a body
     return Written(node.name or "", weight.name, one.name or "", two.name or "", len(first), second.ndim == 3)
 
 

@@ -38,3 +38,19 @@ def integers(*values: int) -> np.ndarray:
 def batchnorm(prefix: str, channels: int) -> Weights:
     """The four vectors of a BatchNormalization whose inputs are named `prefix`_gamma, _beta, _mean and _var."""
     return {f"{prefix}_{kind}": (channels,) for kind in ("gamma", "beta", "mean", "var")}
+
+
+def branching(node: str, shape: str, weights: Weights) -> onnx.ModelProto:
+    """A model of x (N, 6) whose taken branch of an If holds a node that gives `o`, and its weights itself."""
+    body = f"""
+    s = ReduceSum <keepdims = 0> (x)
+    c = Less (s, high)
+    y = If (c) <then_branch = a () => (float{shape} o) {{ {node} }}, else_branch = b () => (float{shape} p) {{ p = Neg (q) }}>
+    """
+    outer: Weights = {"high": np.float32(1e9), "q": np.zeros((1, 6), np.float32)}
+    model = model_from_text(f"(float[N,6] x) => (float{shape} y)", body, outer | weights)
+    branch = next(one for one in model.graph.node if one.op_type == "If").attribute[0].g
+    for tensor in [one for one in model.graph.initializer if one.name in weights]:
+        branch.initializer.append(tensor)
+        model.graph.initializer.remove(tensor)
+    return model

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from dense_mask import max_relative_difference, run
-from graph_text import Weights, model_from_text
+from graph_text import Weights, branching, model_from_text
 
 from onnxprune import BadInput, apply_plan, compress
 from onnxprune.cli import run as command
@@ -89,6 +89,16 @@ def test_half_precision_stays_half_precision() -> None:
     wanted = given["x"].astype(np.float64) @ by_hand(codes).astype(np.float16).astype(np.float64).T
     assert run(ir.to_proto(coded), given)["y"] == pytest.approx(wanted, abs=0.05)
     assert written["w"].rows().dtype == np.float16
+
+
+def test_a_weight_that_lies_in_a_body_goes_from_there() -> None:
+    model = normalise(load(branching("o = MatMul (x, w)", "[N,6]", {"w": (6, 6)})).model)
+    name = next(node.name for node in model.graph.all_nodes() if node.op_type == "MatMul") or ""
+    codes = drawn(2, 6, 6)
+    coded, _ = code_weights(model, {name: codes})
+    assert "w" not in {value.name for value in constants(coded)}
+    x = np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)
+    assert run(ir.to_proto(coded), {"x": x})["y"] == pytest.approx(x @ codes.rows().T, abs=1e-4)
 
 
 def test_a_weight_that_another_layer_shares_stays_for_that() -> None:

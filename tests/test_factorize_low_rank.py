@@ -5,7 +5,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from dense_mask import max_relative_difference, run
-from graph_text import Weights, model_from_text
+from graph_text import Weights, branching, model_from_text
 
 from onnxprune.graph import array_of, constants
 from onnxprune.model_io import load
@@ -132,6 +132,18 @@ def test_a_weight_that_another_layer_shares_stays_for_that() -> None:
     factored, _ = factorize_low_rank(model, {"MatMul:h": (np.eye(6)[:2], np.ones((6, 2)))})
     names = {value.name for value in constants(factored)}
     assert names == {"w", "w.first", "w.second"}
+
+
+def test_a_weight_that_lies_in_a_body_goes_from_there() -> None:
+    model = normalise(load(branching("o = MatMul (x, w)", "[N,6]", {"w": (6, 6)})).model)
+    name = next(node.name for node in model.graph.all_nodes() if node.op_type == "MatMul") or ""
+    weight = next(array_of(value) for value in constants(model) if value.name == "w").astype(np.float64)
+    left, sigma, right = np.linalg.svd(weight.T)
+    factored, told = factorize_low_rank(model, {name: (sigma[:4, None] * right[:4], left[:, :4])})
+    names = {value.name for value in constants(factored)}
+    assert {"w.first", "w.second"} < names and "w" not in names
+    assert difference(factored, multiplied(model, factored, told)) < 1e-5
+    assert difference(factored, model) > 1e-2
 
 
 def test_half_precision_stays_half_precision() -> None:
