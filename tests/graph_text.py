@@ -42,11 +42,9 @@ def batchnorm(prefix: str, channels: int) -> Weights:
 
 def branching(node: str, shape: str, weights: Weights) -> onnx.ModelProto:
     """A model of x (N, 6) whose taken branch of an If holds a node that gives `o`, and its weights itself."""
-    body = f"""
-    s = ReduceSum <keepdims = 0> (x)
-    c = Less (s, high)
-    y = If (c) <then_branch = a () => (float{shape} o) {{ {node} }}, else_branch = b () => (float{shape} p) {{ p = Neg (q) }}>
-    """
+    then, other = f"a () => (float{shape} o) {{ {node} }}", f"b () => (float{shape} p) {{ p = Neg (q) }}"
+    body = "s = ReduceSum <keepdims = 0> (x) c = Less (s, high)"
+    body += f" y = If (c) <then_branch = {then}, else_branch = {other}>"
     outer: Weights = {"high": np.float32(1e9), "q": np.zeros((1, 6), np.float32)}
     model = model_from_text(f"(float[N,6] x) => (float{shape} y)", body, outer | weights)
     branch = next(one for one in model.graph.node if one.op_type == "If").attribute[0].g
