@@ -93,7 +93,7 @@ def _run(
     slim = settle_products(coded.model)
     with stages.stage("verify"):
         solved = coded.whole(drop_idle_samplers(pruned.solved(named)))
-        proof = prove(prepared.analysis, slim, pruned.keep, data.sample, solved)
+        proof = prove(prepared.analysis, slim, pruned.keep, data.sample, solved, bool(pruned.written))
     with stages.stage("measure"):
         measured = measure(prepared.came, slim, data, judge, settings, shared)
     errors = reader_errors(prepared, pruned.last.solved)

@@ -82,7 +82,7 @@ def apply_plan(
         with stages.stage("verify"):
             whole = drop_idle_samplers(multiplied(found.model, named, written)) if written else named
             solved = coded.whole(whole)
-            proof = prove(prepared.analysis, slim, keep, data.sample, solved)
+            proof = prove(prepared.analysis, slim, keep, data.sample, solved, bool(written))
         if not solve and "measure" not in settings.model_fields_set and tensor_bytes(prepared.came) > LARGE:
             settings = settings.model_copy(update={"measure": False})
         with stages.stage("measure"):

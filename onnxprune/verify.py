@@ -21,8 +21,11 @@ from onnxprune.serialise import LARGE, skeleton, tensor_bytes, to_bytes
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "float16": 5e-3, "bfloat16": 5e-3}
 CHOOSERS = ("ArgMax", "ArgMin", "TopK", "NonMaxSuppression")
+PRODUCTS = 10.0
+"""So many times what the dtype allows is allowed where layers became two."""
 FLOOR = 1e-30
-RESHAPES = ("Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
+AS_LARGE = ("Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "ReduceMean")
+"""Operators whose results are about as large as what they read."""
 RESOLUTION = {"float32": 1e-6, "float16": 1e-6, "bfloat16": 1e-6}
 """A sigmoid is computed in steps of this size at the most, also where it is as small itself."""
 ROUNDINGS, MOST_ROUNDING = 4.0, 1e-3
@@ -32,12 +35,18 @@ Outputs = Mapping[str, Array]
 
 
 def prove(
-    analysis: Analysis, slim: ir.Model, keep: Keep, feeds: Mapping[str, Array], solved: ir.Model | None = None
+    analysis: Analysis,
+    slim: ir.Model,
+    keep: Keep,
+    feeds: Mapping[str, Array],
+    solved: ir.Model | None = None,
+    products: bool = False,
 ) -> float:
     """The largest difference of any output, over the output's largest value.
 
     `slim` is what will be written. Its weights stand under the analysed model's names in `solved`, where that is
-    another model.
+    another model. With `products`, layers that became two, sums are added up in another order: `PRODUCTS` times as
+    much is allowed.
 
     Where an output collapses (a sigmoid at 1e-7) that ratio is rounding alone: one that exceeds what the dtype allows
     is taken over the original model's largest value on these feeds instead, if that is larger; what a sigmoid reads is
@@ -50,7 +59,10 @@ def prove(
     infinities or NaN moved, or the slim model does not run. Large models run piece by piece (docs/decisions/0016).
     """
     wide = scatter(analysis, solved or slim, keep)
-    return max(_compared(analysis, wide, slim, feeds), _worst_of_bodies(analysis, wide, slim, keep, feeds))
+    slack = PRODUCTS if products else 1.0
+    return max(
+        _compared(analysis, wide, slim, feeds, slack), _worst_of_bodies(analysis, wide, slim, keep, feeds, slack)
+    )
 
 
 def prove_same(analysis: Analysis, other: ir.Model, feeds: Mapping[str, Array]) -> float:
@@ -58,10 +70,10 @@ def prove_same(analysis: Analysis, other: ir.Model, feeds: Mapping[str, Array]) 
 
     Raises ProofFailed as `prove` does.
     """
-    return _compared(analysis, analysis.model, other, feeds)
+    return _compared(analysis, analysis.model, other, feeds, 1.0)
 
 
-def _compared(analysis: Analysis, wide: ir.Model, slim: ir.Model, feeds: Mapping[str, Array]) -> float:
+def _compared(analysis: Analysis, wide: ir.Model, slim: ir.Model, feeds: Mapping[str, Array], slack: float) -> float:
     seen = analysis.trace.shapes.keys()
     squashed = _squashed(wide)
     expected = _outputs(wide, feeds, seen, squashed)
@@ -76,6 +88,7 @@ def _compared(analysis: Analysis, wide: ir.Model, slim: ir.Model, feeds: Mapping
         lambda: _outputs(analysis.model, feeds, seen, squashed),
         partial(_shaken_outputs, analysis, wide, feeds, squashed),
         squashed,
+        slack,
     )
     try:
         return _worst(expected, found, again)
@@ -105,18 +118,22 @@ def _worst_node_by_node(
 
 @dataclass(frozen=True, eq=False)
 class _Again:
-    """What is run only where a difference exceeds what the dtype allows: the original, and the wide graph shaken."""
+    """What is run only where a difference exceeds what the dtype allows: the original, and the wide graph shaken.
+
+    And how far that stretches: `squashed` outputs, and `slack` times the dtype's.
+    """
 
     original: Callable[[], Outputs]
     shaken: Callable[[], Outputs]
     squashed: Mapping[str, str]
+    slack: float
 
 
 def _worst(expected: Outputs, found: Outputs, again: _Again) -> float:
     """The largest difference over the largest value: the expected one's or, where that collapsed, the original's."""
     worst = {name: _difference(name, expected[name], found[name]) for name in expected}
     scales = {name: _largest(expected[name]) for name in expected}
-    allowed = {name: TOLERANCE.get(str(array.dtype), 0.0) for name, array in expected.items()}
+    allowed = {name: again.slack * TOLERANCE.get(str(array.dtype), 0.0) for name, array in expected.items()}
     if _exceeded(worst, scales, allowed):
         scales = {name: max(scales[name], _largest(array)) for name, array in again.original().items()}
         for name in again.squashed.keys() & scales.keys():
@@ -151,7 +168,7 @@ def shaken(model: ir.Model, weights: Collection[str]) -> ir.Model:
 
 
 def _worst_of_bodies(
-    analysis: Analysis, wide: ir.Model, slim: ir.Model, keep: Keep, feeds: Mapping[str, Array]
+    analysis: Analysis, wide: ir.Model, slim: ir.Model, keep: Keep, feeds: Mapping[str, Array], slack: float
 ) -> float:
     """Bodies are run by themselves, for these inputs take one branch only; what a body gives and stays is compared.
 
@@ -171,7 +188,8 @@ def _worst_of_bodies(
         except (BadInput, KeyError) as error:
             raise ProofFailed(f"{name} of the pruned model does not run: {error}") from error
         original = partial(_outputs, originals[name].model, originals[name].feeds, seen, squashed)
-        again = _Again(original, partial(_shaken_outputs, analysis, body, given, squashed), squashed)
+        moved = partial(_shaken_outputs, analysis, body, given, squashed)
+        again = _Again(original, moved, squashed, slack)
         worst = max(worst, _worst(expected, found, again))
     return worst
 
@@ -198,11 +216,11 @@ def _outputs(
 
 
 def _squashed(model: ir.Model) -> dict[str, str]:
-    """What a sigmoid reads, by the name of the output that is nothing but its result, in whatever shape."""
+    """What a sigmoid reads, by the name of the output that is its result, in whatever shape."""
     found = {}
     for output in model.graph.outputs:
         node = output.producer()
-        while node is not None and node.op_type in RESHAPES and node.inputs[0] is not None:
+        while node is not None and node.op_type in AS_LARGE and node.inputs[0] is not None:
             node = node.inputs[0].producer()
         read = node.inputs[0] if node is not None and node.op_type == "Sigmoid" else None
         if read is not None and read.producer() is not None:

@@ -12,6 +12,8 @@ SCALES = ("alpha", "beta")
 """A Gemm's: they belong to the node that has the bias."""
 NOTHING = {"strides": 1, "pads": 0, "dilations": 1, "kernel_shape": 1}
 """What stands in a convolution's attributes for a side along which it does nothing."""
+BIAS_OPTIONAL = 11
+"""The opset from which on a Gemm needs none."""
 WINDOW = ("strides", "pads", "dilations", "auto_pad", "kernel_shape")
 """A convolution's: they belong to the node that reads the input."""
 
@@ -42,7 +44,7 @@ def factorize_low_rank(
     """
     model = model.clone()
     nodes, taken = {node.name: node for node in every_node(model)}, names_in(model.graph)
-    return model, tuple(_write(model.graph, nodes[name], *own, taken) for name, own in factors.items())
+    return model, tuple(_write(model, nodes[name], *own, taken) for name, own in factors.items())
 
 
 def multiplied(dense: ir.Model, factored: ir.Model, written: tuple[Written, ...]) -> ir.Model:
@@ -73,8 +75,8 @@ def window_of(node: ir.Node) -> tuple[int, ...]:
     return array_of(weight).shape[2:]
 
 
-def _write(graph: ir.Graph, node: ir.Node, first: Array, second: Array, taken: set[str]) -> Written:
-    place = place_of_weight(node)
+def _write(model: ir.Model, node: ir.Node, first: Array, second: Array, taken: set[str]) -> Written:
+    graph, place = model.graph, place_of_weight(node)
     weight, x, scope = node.inputs[place], node.inputs[1 - place], node.graph
     assert weight is not None and weight.name is not None and isinstance(scope, ir.Graph)
     shaped = _shaped(node, first, second)
@@ -83,7 +85,11 @@ def _write(graph: ir.Graph, node: ir.Node, first: Array, second: Array, taken: s
         for name, array in zip(("first", "second"), shaped, strict=True)
     )
     ahead, behind = _attributes(node, along=second.ndim == 3)
-    head = ir.Node(node.domain, node.op_type, [one, x] if place == 0 else [x, one], ahead, num_outputs=1)
+    inputs = [one, x] if place == 0 else [x, one]
+    if node.op_type == "Gemm" and model.opset_imports.get("", 1) < BIAS_OPTIONAL:
+        nothing = np.zeros(len(first), array_of(weight).dtype)
+        inputs.append(add_constant(graph, f"{weight.name}.nothing", nothing, weight.dtype, taken))
+    head = ir.Node(node.domain, node.op_type, inputs, ahead, num_outputs=1)
     head.name, head.outputs[0].name = f"{node.name}.first", _unused(f"{weight.name}.between", taken)
     head.outputs[0].type = node.outputs[0].type
     scope.insert_before(node, head)

@@ -146,6 +146,15 @@ def test_a_weight_that_lies_in_a_body_goes_from_there() -> None:
     assert difference(factored, model) > 1e-2
 
 
+def test_a_gemm_of_an_old_opset_gets_the_bias_that_it_has_to_have() -> None:
+    weights: Weights = {"w": (8, 10), "b": (8,)}
+    text = model_from_text("(float[N,10] x) => (float[A,B] y)", "y = Gemm <transB=1> (x, w, b)", weights, opset=9)
+    model = normalise(load(text).model)
+    factored, told = factorize_low_rank(model, {"Gemm:y": factors("gemm, rows an output", model, 3)})
+    onnx.checker.check_model(ir.to_proto(factored))
+    assert difference(factored, multiplied(model, factored, told)) < 1e-5
+
+
 def test_half_precision_stays_half_precision() -> None:
     body = "y = MatMul (x, w)"
     weight = np.random.default_rng(0).standard_normal((6, 6)).astype(np.float16)

@@ -90,6 +90,18 @@ def test_a_difference_is_told_up_to_the_tolerance_and_refused_above() -> None:
         proof(of, behind(slim, "Mul", 1 + 3.3e-5), keep)
 
 
+def test_products_may_differ_ten_times_as_much_for_their_sums_have_another_order() -> None:
+    of = case()
+    slim, keep = cut(of, 1)
+
+    def told(factor: float) -> float:
+        return prove(of.analysis, behind(slim, "Mul", factor), keep, of.inputs, slim, products=True)
+
+    assert told(1 + 5e-5) == pytest.approx(5e-5, rel=0.2)
+    with pytest.raises(ProofFailed, match="allowed is 1e-04"):
+        told(1 + 3e-4)
+
+
 @pytest.mark.parametrize(("kind", "allowed"), [("double", 1e-10), ("float16", 5e-3)])
 def test_what_is_allowed_follows_the_dtype(kind: str, allowed: float) -> None:
     dtype, rng = np.dtype("float64" if kind == "double" else kind), np.random.default_rng(0)
