@@ -18,7 +18,7 @@ Matrix = TypeVar("Matrix", bound=NDArray[np.floating[Any]])
 RIDGES = (1e-3, 1e-2, 1e-1)
 AS_GOOD = 1.02
 """Errors this near tell nothing; the stronger ridge stays nearer to the trained weights."""
-_SMALLEST_RIDGE = 1e-10
+_SMALLEST_RIDGE, _LEAST_SCALE = 1e-10, 1e-200
 _JUDGES = 500
 """Rows; twice as many tell the same and take as long as the solution they judge."""
 
@@ -109,9 +109,9 @@ def mean_diagonal(gram: Real) -> float:
 def factored(matrix: Real, ridge: float, scale: float) -> tuple[F64 | None, float]:
     """The Cholesky factor of matrix + ridge·I, and the ridge, raised until there is one (`native.factorise`).
 
-    None for a matrix of zeros, whose `scale` is 0.
+    None for a matrix of zeros, whose `scale` is 0, or of what rounding left in their place: that may be negative.
     """
-    if scale == 0.0:
+    if scale < _LEAST_SCALE:
         return None, ridge
     while True:
         ridged = np.array(matrix, np.float64, order="C")

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.calibration.least_squares import HeldRows, choose_ridge, held_out_error, refit, residual
+from onnxprune.calibration.least_squares import HeldRows, RidgeFactor, choose_ridge, held_out_error, refit, residual
 from onnxprune.calibration.statistics import Moments, Tally
 
 
@@ -71,6 +71,13 @@ def test_inputs_without_any_signal_keep_their_weights() -> None:
     prior = np.arange(6.0).reshape(2, 3)
     weight = refit(np.zeros((3, 3)), np.zeros((3, 2)), prior, np.array([0, 2]), 1e-2)
     np.testing.assert_array_equal(weight, prior[:, [0, 2]])
+
+
+@pytest.mark.parametrize("scale", [0.0, -1e-9, -2.4, 1e-310])
+def test_moments_that_are_rounding_alone_keep_the_weight(scale: float) -> None:
+    gram, cross, prior = scale * np.diag([1.0, 1.0, 0.5]), np.full((3, 2), 1e-12), np.arange(6.0).reshape(2, 3)
+    np.testing.assert_array_equal(RidgeFactor(gram, 1e-9).solve(cross, prior), prior)
+    np.testing.assert_array_equal(refit(gram, cross, prior, np.arange(3), 0.0), prior)
 
 
 def test_a_large_ridge_returns_the_prior() -> None:
