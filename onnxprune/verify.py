@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnxprune.bodies import first_passes
 from onnxprune.dependency import Analysis, Keep
 from onnxprune.errors import BadInput, ProofFailed
-from onnxprune.graph import Array, array_of, constants, replace_constant
+from onnxprune.graph import Array, array_of, constants, replace_constant, values_by_name
 from onnxprune.labels import Label
 from onnxprune.model_check import require_valid
 from onnxprune.passes.remove import sliced
@@ -75,7 +75,7 @@ def prove_same(analysis: Analysis, other: ir.Model, feeds: Mapping[str, Array]) 
 
 def _compared(analysis: Analysis, wide: ir.Model, slim: ir.Model, feeds: Mapping[str, Array], slack: float) -> float:
     seen = analysis.trace.shapes.keys()
-    squashed = _squashed(wide)
+    squashed = _squashed(wide, slim)
     expected = _outputs(wide, feeds, seen, squashed)
     try:
         require_valid(to_bytes(slim) if tensor_bytes(slim) < LARGE else to_bytes(skeleton(slim)), "the pruned model")
@@ -178,7 +178,7 @@ def _worst_of_bodies(
     originals, slims = ({one.name: one for one in first_passes(m, feeds)} for m in (analysis.model, slim))
     worst = 0.0
     for name, body, given in first_passes(wide, feeds):
-        squashed = _squashed(body)
+        squashed = _squashed(body, slims[name].model) if name in slims else {}
         try:
             expected = _staying(analysis, _outputs(body, given, seen, squashed), keep)
         except BadInput:
@@ -215,15 +215,15 @@ def _outputs(
     return compute(model, feeds, list(dict.fromkeys(names)), seen)
 
 
-def _squashed(model: ir.Model) -> dict[str, str]:
-    """What a sigmoid reads, by the name of the output that is its result, in whatever shape."""
-    found = {}
+def _squashed(model: ir.Model, other: ir.Model) -> dict[str, str]:
+    """What a sigmoid reads in both models, by the name of the output that is its result, in whatever shape."""
+    found, known = {}, values_by_name(other)
     for output in model.graph.outputs:
         node = output.producer()
         while node is not None and node.op_type in AS_LARGE and node.inputs[0] is not None:
             node = node.inputs[0].producer()
         read = node.inputs[0] if node is not None and node.op_type == "Sigmoid" else None
-        if read is not None and read.producer() is not None:
+        if read is not None and read.producer() is not None and read.name in known:
             found[output.name or ""] = read.name or ""
     return found
 

@@ -14,7 +14,7 @@ from onnxprune.model_io import load
 from onnxprune.passes.normalise import normalise
 from onnxprune.passes.remove import remove
 from onnxprune.trace import trace
-from onnxprune.verify import prove
+from onnxprune.verify import prove, prove_same
 
 BODY = "h = Conv (x, h_w) r = Relu (h) c = Conv (r, c_w, c_b) y = {tail} (c)"
 WEIGHTS: Weights = {"h_w": (6, 3, 1, 1), "c_w": (2, 6, 1, 1), "c_b": (2,)}
@@ -144,6 +144,13 @@ def test_where_the_original_is_as_small_the_proof_is_in_what_the_sigmoid_reads(t
         proof(of, behind(slim, "Add", 3e-6), keep)
     with pytest.raises(ProofFailed, match="output 'c' differs by"):
         proof(of, ahead(slim, "c", 1e-3), keep)  # of which the sigmoid shows 2e-12
+
+
+def test_a_value_that_has_another_name_in_the_other_model_is_not_asked_for() -> None:
+    of = case("Sigmoid")
+    other = of.analysis.model.clone()
+    next(node for node in other.graph if node.op_type == "Sigmoid").inputs[0].name = "renamed"
+    assert prove_same(of.analysis, other, of.inputs) == 0.0
 
 
 @pytest.mark.parametrize("number", [np.inf, np.nan])
