@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.calibration.least_squares import factored
-from onnxprune.native import F32, F64, solve
+from onnxprune.calibration.least_squares import mean_diagonal, ridge_solve
+from onnxprune.native import F32, F64
 
 MOST_SHRUNK = 0.999
 """δ at most, where rows tell next to nothing."""
@@ -25,13 +25,10 @@ class FewRows:
 
         The dual form of `least_squares.refit`: prior + (Y − X prior)ᵀ(XXᵀ + Nρm·I)⁻¹X.
         """
+        missing = (targets - self.x @ prior.T).T
         ridge = len(self.x) * rho * self.variance
-        factor, _ = factored(self.kernel, ridge, float(np.mean(self.kernel.diagonal())))
-        if factor is None:
-            return prior.copy()
-        missing = np.array((targets - self.x @ prior.T).T, order="C")
-        solve(factor, missing)
-        weight: F64 = prior + missing @ self.x
+        dual = ridge_solve(self.kernel, missing, np.zeros_like(missing), ridge, mean_diagonal(self.kernel))
+        weight: F64 = prior + dual @ self.x
         return weight
 
     def spread(self, weight: F64) -> F64:

@@ -31,7 +31,7 @@ def refit(gram: Real, cross: F64, prior: Real, kept: Index, rho: float) -> F64:
     """
     scale = mean_diagonal(gram)
     near: F64 = prior[:, kept].astype(np.float64, copy=False)
-    return _ridge_solve(principal(gram, kept), cross[kept].T, near, rho * scale, scale) if scale else near
+    return ridge_solve(principal(gram, kept), cross[kept].T, near, rho * scale, scale) if scale else near
 
 
 class RidgeFactor:
@@ -121,7 +121,7 @@ def factored(matrix: Real, ridge: float, scale: float) -> tuple[F64 | None, floa
         ridge = max(10 * ridge, _SMALLEST_RIDGE * scale)
 
 
-def _ridge_solve(matrix: Real, target: F64, prior: F64, ridge: float, scale: float) -> F64:
+def ridge_solve(matrix: Real, target: F64, prior: F64, ridge: float, scale: float) -> F64:
     """(target + ridge·prior)(matrix + ridge·I)⁻¹, with the first larger ridge that factorises."""
     factor, ridge = factored(matrix, ridge, scale)
     return prior.copy() if factor is None else _solved(factor, target + ridge * prior)

@@ -200,11 +200,16 @@ def test_the_report_is_read_back_as_it_was_and_the_picture_has_a_line_a_curve(
     assert model.read_bytes() == before
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_errors_of_nothing_are_drawn_all_the_same() -> None:
     found = sensitivity(tiny_model(), calib=tiny_inputs(), points=1)
     point = Point(left=1, rate=0.5, macs=0.5, params=0.5, own_error=0.0, output_error=0.0)
     still = found.model_copy(update={"curves": (found.curves[0].model_copy(update={"points": (point,)}),)})
-    ET.fromstring(picture.draw(still, "svg"))
+    (curve,) = still.curves
+    drawn = ET.fromstring(picture.draw(still, "svg"))
+    (group,) = [e for e in drawn.iter() if e.get("id") == f"{curve.kind}:{curve.name}"]
+    marks = [e for e in group.iter() if e.tag.endswith("use")]
+    assert len(marks) == 1 and all(np.isfinite(float(marks[0].get(axis, "nan"))) for axis in "xy")
 
 
 @pytest.mark.parametrize(("options", "told"), [
