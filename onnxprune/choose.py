@@ -9,7 +9,8 @@ import numpy as np
 
 from onnxprune.allocate import Choice, Cost, Widths, uniform
 from onnxprune.config import Config
-from onnxprune.costs import CostModel, activation_cost, product_cost, runtime_cost
+from onnxprune.costs import CostModel, activation_cost
+from onnxprune.counting import Counts
 from onnxprune.dependency import Analysis, Group
 from onnxprune.errors import BadInput
 from onnxprune.greedy import by_threshold, cheapest_first, damages
@@ -29,8 +30,6 @@ Tick = Callable[[], None]
 BudgetKind = Literal["macs", "params", "ratio", "ratios", "ranks", "codes"]
 FEWEST_TOGETHER, MOST_TOGETHER = 16, 96
 """Inputs on which whole allocations are compared."""
-PADDING = 3 / 8
-"""How much of what the runtime pads counts against the budget."""
 SAVED = {
     "macs": "each multiply–add",
     "params": "each parameter",
@@ -102,7 +101,8 @@ def choose(
         return chosen(np.empty(0, np.int64), "nothing goes: weights are stored in fewer bytes")
     if kind == "ranks":
         return chosen(np.array([w[-1] for w in candidates], np.int64), "ranks alone, as asked for")
-    cost = _joint(analysis, groups, costs, products, kind, config, align)
+    counts = Counts(analysis, groups, costs, products)
+    cost = counts.share(kind, config, align)
     priced = [w if _is_priced(one, config) else w[-1:] for one, w in zip(scored, candidates, strict=False)]
     priced += candidates[len(groups) :]
     least = np.array([w[0] for w in priced], np.int64)
@@ -123,7 +123,8 @@ def choose(
     prober, choices = shared.once("probed", config, looked, *of)
     inputs = some_batches(data, min(MOST_TOGETHER, max(FEWEST_TOGETHER, data.source.samples // 4)))
     together = partial(damage_together, analysis, prober, scored, products, inputs)
-    best = best_together(choices, len(groups), cost, share, together)
+    effort = counts.effort() if kind == "macs" and products else None
+    best = best_together(choices, len(groups), cost, share, together, effort)
     return chosen(best, "global: the outputs suffer least, by a probe of each group")
 
 
@@ -161,7 +162,7 @@ def uniform_widths(
     kind, share = budget_of(config, synthetic)
     if kind in ("ratio", "ratios"):
         return _by_rate(candidates, _came(groups, costs), kind, share)
-    return uniform(candidates, _cost(analysis, groups, costs, kind, config, align), share)
+    return uniform(candidates, Counts(analysis, groups, costs).share(kind, config, align), share)
 
 
 def _came(groups: Sequence[Group], costs: CostModel) -> list[int]:
@@ -191,20 +192,7 @@ def _saved(analysis: Analysis, groups: Sequence[Group], costs: CostModel, config
         "memory": lambda: activation_cost(analysis),
         "time": lambda: layer_times(analysis, config),
     }
-    return at_widths(analysis, groups, costs, counts[config.fisher_cost or "macs"]())
-
-
-def at_widths(analysis: Analysis, groups: Sequence[Group], costs: CostModel, count: Cost) -> Cost:
-    """A count over the widths of all groups as one over those of the open ones, the others whole."""
-    place = {id(group): i for i, group in enumerate(analysis.groups)}
-    index = np.array([place[id(group)] for group in groups], np.intp)
-
-    def at(widths: np.ndarray) -> np.ndarray:
-        every = np.broadcast_to(costs.full, (*widths.shape[:-1], costs.full.size)).astype(widths.dtype)
-        every[..., index] = widths
-        return np.asarray(count(every))
-
-    return at
+    return Counts(analysis, groups, costs).at_widths(counts[config.fisher_cost or "macs"]())
 
 
 def _candidates(groups: Sequence[Group], costs: CostModel, config: Config, align: int) -> list[list[int]]:
@@ -215,50 +203,3 @@ def _candidates(groups: Sequence[Group], costs: CostModel, config: Config, align
         rate = next((rate for pattern, rate in config.ratios.items() if matches(names, [pattern])), None)
         found.append(widths if rate is None else [nearest_width(widths, came * (1 - rate))])
     return found
-
-
-def _cost(analysis: Analysis, groups: Sequence[Group], costs: CostModel, kind: str, config: Config, align: int) -> Cost:
-    """The budget's count as a function of the open groups' widths, as a share of the original.
-
-    With `--align auto` a part of the multiply–adds that the runtime's blocks add counts too: measured, a layer
-    narrower than its block costs something between its own and its padded size (docs/decisions).
-    """
-    count = costs.macs if kind == "macs" else costs.params
-    padded, before, whole = runtime_cost(analysis, align), costs.before, costs.whole(kind)
-    own = float(before.macs(before.full))
-    # Of what a new head replaced, nothing is padded.
-    whole_padded = float(runtime_cost(before.analysis, align)(before.full)) * whole / max(own, 1e-30)
-
-    def cost(every: np.ndarray) -> np.ndarray:
-        share = count(every) / whole
-        if kind != "macs" or config.align != "auto" or not whole_padded:
-            return share
-        return np.maximum(share, share + PADDING * (padded(every) / whole_padded - share))
-
-    return at_widths(analysis, groups, costs, cost)
-
-
-def _joint(
-    analysis: Analysis,
-    groups: Sequence[Group],
-    costs: CostModel,
-    products: Sequence[Factorable],
-    kind: str,
-    config: Config,
-    align: int,
-) -> Cost:
-    """The budget's count over widths and, behind them, sizes of products: that over widths, less what those save."""
-    over_widths = _cost(analysis, groups, costs, kind, config, align)
-    if not products:
-        return over_widths
-    pairs, count = product_cost(analysis, [one.layer.linear for one in products]), len(groups)
-    whole, layer = costs.whole(kind), np.arange(len(products))
-    columns, rows = (np.stack(tables) for tables in zip(*(one.table() for one in products), strict=True))
-
-    def cost(every: np.ndarray) -> np.ndarray:
-        sizes = every[..., count:].astype(np.intp)
-        kept = columns[layer, sizes], rows[layer, sizes]
-        at = at_widths(analysis, groups, costs, lambda widths: pairs.saved(widths, kept, kind))
-        return np.asarray(over_widths(every[..., :count]) - at(every[..., :count]) / whole)
-
-    return cost

@@ -1,6 +1,6 @@
 """Products that layers may become, what they save and what they cost: the budget's other half beside widths."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -103,12 +103,21 @@ class Factorable:
         columns, rows = self.kept(form)
         return columns / len(self.weight) + rows / len(self.mean)
 
+    def between(self, form: Form | None) -> float:
+        """Numbers that the first factor of a form hands to the second, of all samples of the trace."""
+        if form is None:
+            return 0.0
+        return form.rank * self.layer.linear.macs * (self.stretch if form.kind == "spatial-svd" else 1.0)
+
+    def over_sizes(self, count: Callable[[Form | None], float]) -> Float:
+        """(WHOLE + 1,) a count of forms at every size; infinite where there is none."""
+        found = np.full(WHOLE + 1, np.inf)
+        found[list(self.forms)] = [count(form) for form in self.forms.values()]
+        return found
+
     def table(self) -> tuple[Float, Float]:
         """(WHOLE + 1,) what counts for each column, and for each row, at every size."""
-        columns, rows = np.full(WHOLE + 1, np.inf), np.full(WHOLE + 1, np.inf)
-        for size, form in self.forms.items():
-            columns[size], rows[size] = self.kept(form)
-        return columns, rows
+        return self.over_sizes(lambda form: self.kept(form)[0]), self.over_sizes(lambda form: self.kept(form)[1])
 
     def _channel_errors(self, ranks: Sequence[int]) -> Float:
         lost = np.append(np.cumsum(self.responses.energies[::-1])[::-1], 0.0)

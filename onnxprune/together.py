@@ -25,7 +25,7 @@ from onnxprune.scoring import Scored
 from onnxprune.weights import from_matrix, from_vector, to_matrix, to_vector
 
 Together = Callable[[Sequence[Widths]], Sequence[float]]
-FAVOURS = (0.0, 0.3, 1.0, np.inf)
+ALONE, MIXED = (0.0, np.inf), (0.3, 1.0)
 """How often the damage of products counts beside that of widths, in the allocations that are tried as a whole."""
 
 
@@ -39,23 +39,45 @@ def keep_at(analysis: Analysis, scored: Sequence[Scored], widths: Widths) -> Kee
     return keep
 
 
-def best_together(choices: Sequence[Choice], groups: int, cost: Cost, target: float, together: Together) -> Widths:
+def best_together(
+    choices: Sequence[Choice],
+    groups: int,
+    cost: Cost,
+    target: float,
+    together: Together,
+    effort: Cost | None = None,
+) -> Widths:
     """The allocation of least damage; where groups and products may be taken, of some that favour either.
 
-    The first `groups` of the choices are those of groups; `together` tells the damage of whole allocations.
-    Raises BudgetNotMet.
+    The first `groups` of the choices are those of groups; `together` tells the damage of whole allocations, and
+    `effort` the time that they take: both kinds mixed may take no longer than either kind alone. Raises BudgetNotMet.
     """
     if not 0 < groups < len(choices):
         return least_damage(choices, cost, target)
-    found: dict[tuple[int, ...], Widths] = {}
-    for favour in FAVOURS:
-        with suppress(BudgetNotMet):
-            widths = least_damage(_favoured(choices, groups, favour), cost, target)
-            found[tuple(widths.tolist())] = widths
-    if len(found) < 2:
-        return least_damage(choices, cost, target)
+    alone = list(_allocated(choices, groups, cost, target, ALONE))
+    limit = min((float(effort(widths)) for widths in alone), default=np.inf) if effort is not None else np.inf
+    mixed = _allocated(choices, groups, _within(cost, effort, target / limit), target, MIXED)
+    found = {tuple(widths.tolist()): widths for widths in chain(alone, mixed)}
     tried = list(found.values())
+    if len(tried) < 2:
+        return tried[0] if tried else least_damage(choices, cost, target)
     return tried[int(np.argmin(together(tried)))]
+
+
+def _allocated(
+    choices: Sequence[Choice], groups: int, cost: Cost, target: float, favours: Sequence[float]
+) -> Iterator[Widths]:
+    """The allocations of least damage at each favour that can meet the budget."""
+    for favour in favours:
+        with suppress(BudgetNotMet):
+            yield least_damage(_favoured(choices, groups, favour), cost, target)
+
+
+def _within(cost: Cost, effort: Cost | None, price: float) -> Cost:
+    """The larger of the budget's count and of the effort at this price."""
+    if effort is None:
+        return cost
+    return lambda widths: np.maximum(cost(widths), price * effort(widths))
 
 
 def _favoured(choices: Sequence[Choice], groups: int, favour: float) -> list[Choice]:

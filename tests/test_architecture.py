@@ -39,7 +39,7 @@ ROWS = {
     "settings": "checking config report",
     "training": "training.*",
     "stages": "functions inserted distilled sharing prepare gradients.* importance flow final_responses nisp scoring "
-    "allocate probe ranks together pricing layer_times greedy choose tails heads "
+    "allocate probe ranks counting together pricing layer_times greedy choose tails heads "
     "verify half_open planning clipping solve low_rank.* pairs descent adjust rebuild bench fidelity resident measure "
     "coding reporting course tuning global_error composing cutting rounds",
     "order": "pipeline replay folding finetuning",

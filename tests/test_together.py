@@ -46,6 +46,26 @@ def test_where_one_kind_is_not_enough_the_others_are_weighed() -> None:
         best_together([GROUP, PRODUCT], 1, cost, 0.2, lambda some: [0.0 for _ in some])
 
 
+def test_a_mix_that_takes_longer_than_either_kind_alone_is_not_tried() -> None:
+    tried: list[list[int]] = []
+
+    def together(allocations: Sequence[Widths]) -> list[float]:
+        tried.extend(widths.tolist() for widths in allocations)
+        return [0.0 for _ in allocations]
+
+    def effort(widths: np.ndarray) -> np.ndarray:
+        """The middle product beside a cut takes longer than anything else."""
+        return np.asarray(cost(widths) + (widths[..., 0] < 4) * (widths[..., 1] == 500))
+
+    choices = [GROUP, Choice(PRODUCT.widths, [0.8, 0.3, 0.0])]
+    best_together(choices, 1, cost, 0.65, together)
+    assert [2, 500] in tried
+    tried.clear()
+    best_together(choices, 1, cost, 0.65, together, effort)
+    assert [4, 250] in tried and [1, WHOLE] in tried
+    assert max(effort(np.array(tried))) <= 0.65
+
+
 def test_with_one_kind_alone_nothing_is_run() -> None:
     def never(allocations: Sequence[Widths]) -> list[float]:
         raise AssertionError

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from onnxprune.allocate import Cost
-from onnxprune.choose import at_widths, budget_of, uniform_widths
+from onnxprune.choose import budget_of, uniform_widths
 from onnxprune.config import Config
+from onnxprune.counting import Counts
 from onnxprune.criteria.scored import Scores
 from onnxprune.graph import Array
 from onnxprune.grouping import Group
@@ -131,7 +132,7 @@ def _toward(answers: Mapping[str, Tensor]) -> Loss:
 def _budget(prepared: Prepared, groups: Sequence[Group], data: Data, config: Config) -> _Budget:
     costs, analysis = prepared.costs, prepared.analysis
     kind, target = budget_of(config, data.source.synthetic)
-    count = at_widths(analysis, groups, costs, costs.params if kind == "params" else costs.macs)
+    count = Counts(analysis, groups, costs).at_widths(costs.params if kind == "params" else costs.macs)
     whole = costs.whole("params" if kind == "params" else "macs")
     if kind not in ("macs", "params"):  # the share that stays where every group loses what is asked for
         align = runtime_block() if config.align == "auto" else config.align

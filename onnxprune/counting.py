@@ -1,0 +1,97 @@
+"""What a budget counts, and what a runtime has to do, over widths of open groups and sizes of products."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.allocate import Cost
+from onnxprune.config import Config
+from onnxprune.costs import CostModel, activation_cost, product_cost, runtime_cost
+from onnxprune.dependency import Analysis, Group
+from onnxprune.ranks import Factorable
+
+PADDING = 3 / 8
+"""How much of what the runtime pads counts against the budget."""
+PER_WEIGHT, PER_NUMBER, PER_NODE = 16.0, 3.0, 7e5
+"""Multiply–adds in the time that a weight, a number of an activation and a node take (docs/decisions/0031)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Counts over choices (…, C): the widths of some groups and, behind them, sizes of products; other groups whole."""
+
+    analysis: Analysis
+    groups: Sequence[Group]
+    costs: CostModel
+    products: Sequence[Factorable] = ()
+
+    def share(self, kind: str, config: Config, align: int) -> Cost:
+        """The budget's count, as a share of the original.
+
+        With `--align auto` a part of the multiply–adds that the runtime's blocks add counts too: measured, a layer
+        narrower than its block costs something between its own and its padded size (docs/decisions).
+        """
+        costs, before, whole = self.costs, self.costs.before, self.costs.whole(kind)
+        count, padded = costs.macs if kind == "macs" else costs.params, runtime_cost(self.analysis, align)
+        own = float(before.macs(before.full))
+        # Of what a new head replaced, nothing is padded.
+        whole_padded = float(runtime_cost(before.analysis, align)(before.full)) * whole / max(own, 1e-30)
+
+        def of_groups(every: np.ndarray) -> np.ndarray:
+            share = count(every) / whole
+            if kind != "macs" or config.align != "auto" or not whole_padded:
+                return share
+            return np.maximum(share, share + PADDING * (padded(every) / whole_padded - share))
+
+        alone, saved = self.at_widths(of_groups), self._saved(kind)
+        return lambda chosen: np.asarray(alone(chosen) - saved(chosen) / whole)
+
+    def effort(self) -> Cost:
+        """What one sample takes a runtime, roughly, in multiply–adds.
+
+        Choices of as many multiply–adds differ in time: late layers have large weights for few positions, and a
+        product has a node more and a value in between. The roofline model (Williams, Waterman & Patterson 2009), its
+        parts added.
+        """
+        costs, numbers = self.costs, activation_cost(self.analysis)
+        alone = self.at_widths(lambda w: costs.macs(w) + PER_WEIGHT * costs.params(w) + PER_NUMBER * numbers(w))
+        macs, params = self._saved("macs"), self._saved("params")
+        values = [one.over_sizes(one.between) / max(self.analysis.trace.batch, 1) for one in self.products]
+        added = [PER_NODE * (value > 0) + 2 * PER_NUMBER * value for value in values]
+
+        def count(chosen: np.ndarray) -> np.ndarray:
+            sizes = chosen[..., len(self.groups) :].astype(np.intp)
+            more = sum((own[sizes[..., i]] for i, own in enumerate(added)), np.zeros(chosen.shape[:-1]))
+            return np.asarray(alone(chosen) - macs(chosen) - PER_WEIGHT * params(chosen) + more)
+
+        return count
+
+    def at_widths(self, count: Cost) -> Cost:
+        """A count over the widths of all groups as one over choices."""
+        place = {id(group): i for i, group in enumerate(self.analysis.groups)}
+        index, full = np.array([place[id(group)] for group in self.groups], np.intp), self.costs.full
+
+        def at(chosen: np.ndarray) -> np.ndarray:
+            every = np.broadcast_to(full, (*chosen.shape[:-1], full.size)).astype(chosen.dtype)
+            every[..., index] = chosen[..., : len(self.groups)]
+            return np.asarray(count(every))
+
+        return at
+
+    def _saved(self, kind: str) -> Cost:
+        """What the products save at these widths."""
+        if not self.products:
+            return lambda chosen: np.zeros(chosen.shape[:-1])
+        pairs, layer = (
+            product_cost(self.analysis, [one.layer.linear for one in self.products]),
+            np.arange(len(self.products)),
+        )
+        columns, rows = (np.stack(tables) for tables in zip(*(one.table() for one in self.products), strict=True))
+
+        def saved(chosen: np.ndarray) -> np.ndarray:
+            sizes = chosen[..., len(self.groups) :].astype(np.intp)
+            kept = columns[layer, sizes], rows[layer, sizes]
+            return self.at_widths(lambda widths: pairs.saved(widths, kept, kind))(chosen)
+
+        return saved
