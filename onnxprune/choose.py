@@ -102,7 +102,7 @@ def choose(
     if kind == "ranks":
         return chosen(np.array([w[-1] for w in candidates], np.int64), "ranks alone, as asked for")
     counts = Counts(analysis, groups, costs, products)
-    cost = counts.share(kind, config, align)
+    cost = counts.share(kind)
     priced = [w if _is_priced(one, config) else w[-1:] for one, w in zip(scored, candidates, strict=False)]
     priced += candidates[len(groups) :]
     least = np.array([w[0] for w in priced], np.int64)
@@ -162,7 +162,7 @@ def uniform_widths(
     kind, share = budget_of(config, synthetic)
     if kind in ("ratio", "ratios"):
         return _by_rate(candidates, _came(groups, costs), kind, share)
-    return uniform(candidates, Counts(analysis, groups, costs).share(kind, config, align), share)
+    return uniform(candidates, Counts(analysis, groups, costs).share(kind), share)
 
 
 def _came(groups: Sequence[Group], costs: CostModel) -> list[int]:

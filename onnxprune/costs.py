@@ -210,47 +210,6 @@ def _labelled(products: Sequence[Product]) -> list[tuple[Product, Label]]:
 
 
 @dataclass(frozen=True, eq=False)
-class RuntimeCost:
-    """Multiply–adds as onnxruntime's blocked CPU kernels do them, for widths (…, groups).
-
-    Output channels are computed a block at a time, and input channels too from one block on (docs/decisions).
-    `inner`, `outer` count channels of each of L convolutions; `scale` (L,) multiply–adds of one pair of channels.
-    """
-
-    inner: Forms
-    outer: Forms
-    scale: Float
-    block: int
-    combined: tuple[tuple[int, ...], ...]
-
-    def __call__(self, widths: npt.NDArray[np.generic]) -> Float:
-        """The padded multiply–adds of one sample."""
-        columns = _columns(widths, self.combined)
-        inner, outer = self.inner(columns), self.outer(columns)
-        wide = np.where(inner < self.block, inner, self._padded(inner))
-        return np.asarray((wide * self._padded(outer)) @ self.scale)
-
-    def _padded(self, channels: Float) -> Float:
-        return np.ceil(channels / self.block - 1e-9) * self.block
-
-
-def runtime_cost(analysis: Analysis, block: int) -> RuntimeCost:
-    """The padded cost of the plain convolutions; others (dense, grouped) are left out."""
-    owner = _owners(analysis)
-    plain = [x for x in analysis.linears if x.kind in ("conv", "conv_transpose") and x.groups == 1]
-    plain = [x for x in plain if x.node not in analysis.idle]
-    inner, outer, scale = [], [], []
-    for number, linear in enumerate(plain):
-        channels = analysis.trace.shape(linear.x)[1]
-        taps = linear.features.shape[1] // max(channels, 1)
-        inner.append((number, Label((0,), linear.features[0, ::taps])))
-        outer.append((number, Label((0,), linear.outputs[0])))
-        scale.append(linear.macs * taps / max(analysis.trace.batch, 1))
-    read, made = (_forms(rows, len(plain), owner) for rows in (inner, outer))
-    return RuntimeCost(read, made, np.array(scale), block, owner.combined)
-
-
-@dataclass(frozen=True, eq=False)
 class ProductCost:
     """What L layers save as products, for widths (…, groups): so much stays for each of their columns and rows.
 

@@ -6,13 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.allocate import Cost
-from onnxprune.config import Config
-from onnxprune.costs import CostModel, activation_cost, product_cost, runtime_cost
+from onnxprune.costs import CostModel, activation_cost, product_cost
 from onnxprune.dependency import Analysis, Group
 from onnxprune.ranks import Factorable
 
-PADDING = 3 / 8
-"""How much of what the runtime pads counts against the budget."""
 PER_WEIGHT, PER_NUMBER, PER_NODE = 16.0, 3.0, 7e5
 """Multiply–adds in the time that a weight, a number of an activation and a node take (docs/decisions/0031)."""
 
@@ -26,26 +23,12 @@ class Counts:
     costs: CostModel
     products: Sequence[Factorable] = ()
 
-    def share(self, kind: str, config: Config, align: int) -> Cost:
-        """The budget's count, as a share of the original.
-
-        With `--align auto` a part of the multiply–adds that the runtime's blocks add counts too: measured, a layer
-        narrower than its block costs something between its own and its padded size (docs/decisions).
-        """
-        costs, before, whole = self.costs, self.costs.before, self.costs.whole(kind)
-        count, padded = costs.macs if kind == "macs" else costs.params, runtime_cost(self.analysis, align)
-        own = float(before.macs(before.full))
-        # Of what a new head replaced, nothing is padded.
-        whole_padded = float(runtime_cost(before.analysis, align)(before.full)) * whole / max(own, 1e-30)
-
-        def of_groups(every: np.ndarray) -> np.ndarray:
-            share = count(every) / whole
-            if kind != "macs" or config.align != "auto" or not whole_padded:
-                return share
-            return np.maximum(share, share + PADDING * (padded(every) / whole_padded - share))
-
-        alone, saved = self.at_widths(of_groups), self._saved(kind)
-        return lambda chosen: np.asarray(alone(chosen) - saved(chosen) / whole)
+    def share(self, kind: str) -> Cost:
+        """The budget's count, multiply–adds ("macs") or parameters, as a share of the original."""
+        whole = self.costs.whole(kind)
+        alone = self.at_widths(self.costs.macs if kind == "macs" else self.costs.params)
+        saved = self._saved(kind)
+        return lambda chosen: np.asarray((alone(chosen) - saved(chosen)) / whole)
 
     def effort(self) -> Cost:
         """What one sample takes a runtime, roughly, in multiply–adds.

@@ -28,6 +28,7 @@ from onnxprune.prepare import Data, open_data, prepare
 from onnxprune.pricing import _curve, _priced, probe_feeds
 from onnxprune.probe import open_prober
 from onnxprune.scoring import Scored, score
+from onnxprune.widths import allowed_widths
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +41,8 @@ class Case:
     layers: list[Layer]
     data: Data
 
-    def choose(self, align: int = 1, auto: bool = False, **options: Any) -> Chosen:
-        config = Config(align="auto" if auto else align, **options)
+    def choose(self, align: int = 1, **options: Any) -> Chosen:
+        config = Config(align=align, **options)
         return choose(self.analysis, self.scored, self.costs, self.layers, self.data, config, align)
 
     def widths(self, **options: Any) -> dict[str, int]:
@@ -200,11 +201,13 @@ def test_widths_are_whole_blocks(resnet: Case, allocate: str) -> None:
     assert resnet.share(resnet.widths(align=4, macs=0.6, allocate=allocate)) <= 0.6
 
 
-def test_padding_of_the_runtimes_blocks_counts_with_align_auto(resnet: Case) -> None:
-    """An automatic alignment may remove more than was asked for, never less."""
-    auto, plain = (resnet.widths(align=8, auto=auto, macs=0.6) for auto in (True, False))
-    assert resnet.share(auto) <= resnet.share(plain) <= 0.6
-    assert resnet.share(auto) < 0.6
+def test_an_allocation_in_blocks_uses_the_budget_up(resnet: Case) -> None:
+    """No group may have its next width back."""
+    widths = resnet.widths(align=8, macs=0.6)
+    assert resnet.share(widths) <= 0.6
+    for one in resnet.scored:
+        wider = [w for w in allowed_widths(one.group, 8) if w > widths[one.group.name]]
+        assert not wider or resnet.share({**widths, one.group.name: wider[0]}) > 0.6
 
 
 # Statistics and probes

@@ -8,7 +8,7 @@ from model_counts import macs, params
 from removal import Case, analysed, proto, some_of
 from topologies import TOPOLOGIES
 
-from onnxprune.costs import cost_model, parameters, runtime_cost
+from onnxprune.costs import cost_model, parameters
 from onnxprune.dependency import analyse
 from onnxprune.passes.add_bias import add_bias
 from onnxprune.passes.remove import remove
@@ -80,23 +80,6 @@ def test_a_product_of_activations_counts_and_stays() -> None:
     case = analysed(model_from_text("(float[N,5,6] x) => (float[N,5,5] s)", body, weights))
     costs = cost_model(case.analysis)
     assert costs.macs(costs.full) == 5 * 6 * 4 * 2 + 5 * 5 * 4
-
-
-def test_the_runtime_pads_outputs_always_and_inputs_from_one_block_on() -> None:
-    body = "h = Conv <pads = [1, 1, 1, 1]> (x, h_w) r = Relu (h) y = Conv (r, y_w)"
-    weights: Weights = {"h_w": (20, 3, 3, 3), "y_w": (5, 20, 1, 1)}
-    case = analysed(model_from_text("(float[N,3,4,4] x) => (float[N,5,4,4] y)", body, weights))
-    cost = runtime_cost(case.analysis, 8)
-    for width, inner, outer in ((20, 24, 24), (16, 16, 16), (9, 16, 16), (8, 8, 8), (7, 7, 8), (1, 1, 8)):
-        assert cost(np.array([width])) == 16 * (3 * outer * 9 + inner * 8)
-    assert cost(np.array([[20], [8]])).shape == (2,)
-    assert runtime_cost(case.analysis, 1)(np.array([7])) == cost_model(case.analysis).macs(np.array([7]))
-
-
-def test_depthwise_and_dense_layers_have_no_padded_cost() -> None:
-    case = analysed(TOPOLOGIES["mobilenet-v2-text"]())
-    plain = [x for x in case.analysis.linears if x.kind == "conv" and x.groups == 1]
-    assert len(runtime_cost(case.analysis, 8).scale) == len(plain) < len(case.analysis.linears)
 
 
 @pytest.mark.parametrize("name", [name for name in TOPOLOGIES if name.endswith("-text")])

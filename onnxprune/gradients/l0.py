@@ -132,13 +132,12 @@ def _toward(answers: Mapping[str, Tensor]) -> Loss:
 def _budget(prepared: Prepared, groups: Sequence[Group], data: Data, config: Config) -> _Budget:
     costs, analysis = prepared.costs, prepared.analysis
     kind, target = budget_of(config, data.source.synthetic)
-    count = Counts(analysis, groups, costs).at_widths(costs.params if kind == "params" else costs.macs)
-    whole = costs.whole("params" if kind == "params" else "macs")
+    share = Counts(analysis, groups, costs).share("params" if kind == "params" else "macs")
     if kind not in ("macs", "params"):  # the share that stays where every group loses what is asked for
         align = runtime_block() if config.align == "auto" else config.align
         widths = uniform_widths(analysis, groups, costs, data.source.synthetic, config, align)
-        target = float(count(widths)) / whole
-    return _Budget(lambda widths: np.asarray(count(widths) / whole), target)
+        target = float(share(widths))
+    return _Budget(share, target)
 
 
 def _endless(data: Data) -> Iterator[Mapping[str, Array]]:
