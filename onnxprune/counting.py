@@ -10,8 +10,8 @@ from onnxprune.costs import CostModel, activation_cost, product_cost
 from onnxprune.dependency import Analysis, Group
 from onnxprune.ranks import Factorable
 
-PER_WEIGHT, PER_NUMBER, PER_NODE = 16.0, 3.0, 7e5
-"""Multiply–adds in the time that a weight, a number of an activation and a node take (docs/decisions/0031)."""
+PER_WEIGHT, PER_NUMBER = 18.0, 4.0
+"""Multiply–adds in the time that a weight and a number of an activation take (docs/decisions/0031)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,21 +34,14 @@ class Counts:
         """What one sample takes a runtime, roughly, in multiply–adds.
 
         Choices of as many multiply–adds differ in time: late layers have large weights for few positions, and a
-        product has a node more and a value in between. The roofline model (Williams, Waterman & Patterson 2009), its
-        parts added.
+        product has a value in between. The roofline model (Williams, Waterman & Patterson 2009), its parts added.
         """
         costs, numbers = self.costs, activation_cost(self.analysis)
         alone = self.at_widths(lambda w: costs.macs(w) + PER_WEIGHT * costs.params(w) + PER_NUMBER * numbers(w))
-        macs, params = self._saved("macs"), self._saved("params")
-        values = [one.over_sizes(one.between) / max(self.analysis.trace.batch, 1) for one in self.products]
-        added = [PER_NODE * (value > 0) + 2 * PER_NUMBER * value for value in values]
-
-        def count(chosen: np.ndarray) -> np.ndarray:
-            sizes = chosen[..., len(self.groups) :].astype(np.intp)
-            more = sum((own[sizes[..., i]] for i, own in enumerate(added)), np.zeros(chosen.shape[:-1]))
-            return np.asarray(alone(chosen) - macs(chosen) - PER_WEIGHT * params(chosen) + more)
-
-        return count
+        macs, params, between = self._saved("macs"), self._saved("params"), self._between()
+        return lambda chosen: np.asarray(
+            alone(chosen) - macs(chosen) - PER_WEIGHT * params(chosen) + 2 * PER_NUMBER * between(chosen)
+        )
 
     def at_widths(self, count: Cost) -> Cost:
         """A count over the widths of all groups as one over choices."""
@@ -66,15 +59,21 @@ class Counts:
         """What the products save at these widths."""
         if not self.products:
             return lambda chosen: np.zeros(chosen.shape[:-1])
-        pairs, layer = (
-            product_cost(self.analysis, [one.layer.linear for one in self.products]),
-            np.arange(len(self.products)),
-        )
+        pairs = product_cost(self.analysis, [one.layer.linear for one in self.products])
         columns, rows = (np.stack(tables) for tables in zip(*(one.table() for one in self.products), strict=True))
 
         def saved(chosen: np.ndarray) -> np.ndarray:
-            sizes = chosen[..., len(self.groups) :].astype(np.intp)
-            kept = columns[layer, sizes], rows[layer, sizes]
+            kept = self._at_sizes(columns, chosen), self._at_sizes(rows, chosen)
             return self.at_widths(lambda widths: pairs.saved(widths, kept, kind))(chosen)
 
         return saved
+
+    def _between(self) -> Cost:
+        """The numbers that first factors hand to second ones, of one sample."""
+        table = np.stack([one.over_sizes(one.between) for one in self.products]) / max(self.analysis.trace.batch, 1)
+        return lambda chosen: np.asarray(self._at_sizes(table, chosen).sum(-1))
+
+    def _at_sizes(self, table: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """(…, P) what a table (P, sizes) holds for the sizes of choices."""
+        sizes = chosen[..., len(self.groups) :].astype(np.intp)
+        return np.asarray(table[np.arange(len(self.products)), sizes])

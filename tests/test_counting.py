@@ -1,11 +1,11 @@
-"""What a runtime has to do for widths and products: multiply–adds, weights, values and nodes, each counted by hand."""
+"""What a runtime has to do for widths and products: multiply–adds, weights and values, each counted by hand."""
 
 import numpy as np
 import pytest
 from cli_case import tiny_inputs, tiny_model
 from test_choose import Case, case
 
-from onnxprune.counting import PER_NODE, PER_NUMBER, PER_WEIGHT, Counts
+from onnxprune.counting import PER_NUMBER, PER_WEIGHT, Counts
 from onnxprune.low_rank.factors import Form
 from onnxprune.ranks import WHOLE, Factorable
 
@@ -33,11 +33,11 @@ def effort(tiny: Case, second: Factorable, width: int, size: int) -> float:
 
 
 @pytest.mark.parametrize(("size", "rank", "kept"), [(250, 2, 2 * (72 + 8)), (500, 3, 3 * (8 * 3 + 8 * 3))])
-def test_a_product_saves_what_its_factors_lack_and_costs_a_value_and_a_node(
+def test_a_product_saves_what_its_factors_lack_and_costs_a_value(
     tiny: Case, second: Factorable, size: int, rank: int, kept: int
 ) -> None:
     less = (8 * 72 - kept) * (POSITIONS + PER_WEIGHT)
-    more = PER_NODE + 2 * PER_NUMBER * rank * POSITIONS  # written and read
+    more = 2 * PER_NUMBER * rank * POSITIONS  # written and read
     found = effort(tiny, second, 8, size) - effort(tiny, second, 8, WHOLE)
     assert found == pytest.approx(more - less, rel=1e-9)
 
