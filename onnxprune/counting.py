@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -45,15 +46,20 @@ class Counts:
 
     def at_widths(self, count: Cost) -> Cost:
         """A count over the widths of all groups as one over choices."""
+        return lambda chosen: np.asarray(count(self._widths(chosen)))
+
+    def _widths(self, chosen: np.ndarray) -> np.ndarray:
+        """(…, groups) the widths of all groups."""
+        full = self.costs.full
+        every = np.broadcast_to(full, (*chosen.shape[:-1], full.size)).astype(chosen.dtype)
+        every[..., self._index] = chosen[..., : len(self.groups)]
+        return every
+
+    @cached_property
+    def _index(self) -> np.ndarray:
+        """Where the groups lie among all."""
         place = {id(group): i for i, group in enumerate(self.analysis.groups)}
-        index, full = np.array([place[id(group)] for group in self.groups], np.intp), self.costs.full
-
-        def at(chosen: np.ndarray) -> np.ndarray:
-            every = np.broadcast_to(full, (*chosen.shape[:-1], full.size)).astype(chosen.dtype)
-            every[..., index] = chosen[..., : len(self.groups)]
-            return np.asarray(count(every))
-
-        return at
+        return np.array([place[id(group)] for group in self.groups], np.intp)
 
     def _saved(self, kind: str) -> Cost:
         """What the products save at these widths."""
@@ -64,7 +70,7 @@ class Counts:
 
         def saved(chosen: np.ndarray) -> np.ndarray:
             kept = self._at_sizes(columns, chosen), self._at_sizes(rows, chosen)
-            return self.at_widths(lambda widths: pairs.saved(widths, kept, kind))(chosen)
+            return pairs.saved(self._widths(chosen), kept, kind)
 
         return saved
 
