@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import expit
 
 from onnxprune.allocate import Choice, Cost, Widths
 from onnxprune.native import F64
 from onnxprune.scoring import Scored
 from onnxprune.widths import nearest_width
+
+NEAR = 0.98
+"""The share of a budget below which a threshold leaves it unused."""
 
 
 def damages(scored: Scored, widths: Sequence[int]) -> list[float]:
@@ -42,7 +46,8 @@ def by_threshold(
 ) -> Widths:
     """Of every group as many units as score above one threshold, the lowest that meets the budget; then what fits.
 
-    Groups without scores keep their width. The least widths must meet the budget.
+    Where that leaves more than a fiftieth of the budget, width goes from one group to another as well. Scores are log
+    odds of staying. Groups without scores keep their width. The least widths must meet the budget.
     """
     known = [score for score in scores if score is not None]
     steps = np.unique(np.concatenate(known)) if known else np.empty(0)
@@ -56,7 +61,35 @@ def by_threshold(
         middle = (low + high) // 2
         low, high = (low, middle) if budget(at(float(steps[middle]))) <= target else (middle + 1, high)
     widths = at(float(steps[low])) if low < steps.size else np.array([w[0] for w in candidates], np.int64)
-    return _filled(widths, scores, candidates, budget, target)
+    widths = _filled(widths, scores, candidates, budget, target)
+    while budget(widths) < NEAR * target:
+        exchanged = _exchanged(widths, scores, candidates, budget, target)
+        if exchanged is None:
+            break
+        widths = _filled(exchanged, scores, candidates, budget, target)
+    return widths
+
+
+def _exchanged(
+    widths: Widths, scores: Sequence[F64 | None], candidates: Sequence[Sequence[int]], budget: Cost, target: float
+) -> Widths | None:
+    """One group a step wider and another a step narrower: of all that use more of the budget, the likeliest."""
+    index = [list(own).index(w) for own, w in zip(candidates, widths.tolist(), strict=True)]
+    open_ = [g for g, score in enumerate(scores) if score is not None]
+    wider = [g for g in open_ if index[g] + 1 < len(candidates[g])]
+    pairs = [(up, down) for up in wider for down in open_ if up != down and index[down] > 0]
+    trials = np.repeat(widths[None], len(pairs), axis=0)
+    for trial, (up, down) in zip(trials, pairs, strict=True):
+        trial[up], trial[down] = candidates[up][index[up] + 1], candidates[down][index[down] - 1]
+    used = budget(trials)
+    allowed = trials[(used > budget(widths)) & (used <= target)]
+    return max(allowed, key=lambda trial: _staying(trial, scores), default=None)
+
+
+def _staying(widths: Widths, scores: Sequence[F64 | None]) -> float:
+    """How many of the units that are kept would stay, by the odds of each."""
+    kept = (np.sort(score)[::-1][:w] for w, score in zip(widths, scores, strict=True) if score is not None)
+    return sum(float(expit(own).sum()) for own in kept)
 
 
 def _filled(
