@@ -123,7 +123,7 @@ def choose(
     prober, choices = shared.once("probed", config, looked, *of)
     inputs = some_batches(data, min(MOST_TOGETHER, max(FEWEST_TOGETHER, data.source.samples // 4)))
     together = partial(damage_together, analysis, prober, scored, products, inputs)
-    effort = counts.effort() if kind == "macs" and products else None
+    effort = counts.effort() if kind == "macs" and groups and products else None
     best = best_together(choices, len(groups), cost, share, together, effort)
     return chosen(best, "global: the outputs suffer least, by a probe of each group")
 

@@ -71,6 +71,10 @@ class CostModel:
         """Elements of all constants, for widths (…, groups)."""
         return np.asarray(self.elements(widths) @ self.stored)
 
+    def weights(self, widths: npt.NDArray[np.generic]) -> Float:
+        """Elements of the constants that layers multiply by, all of which a run reads (it does no embedding's)."""
+        return np.asarray(self.elements(widths) @ (self.stored * (self.weight_macs > 0)))
+
     def each(self) -> tuple[Float, Float]:
         """The multiply–adds and the parameters that go when all of one group goes, (groups,) each; the sums overlap."""
         columns, groups = _columns(self.full, self.combined), np.arange(self.full.size)

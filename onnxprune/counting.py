@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from onnxprune.allocate import Cost
-from onnxprune.costs import CostModel, activation_cost, product_cost
+from onnxprune.costs import CostModel, ProductCost, activation_cost, product_cost
 from onnxprune.dependency import Analysis, Group
 from onnxprune.ranks import Factorable
 
@@ -38,10 +38,10 @@ class Counts:
         product has a value in between. The roofline model (Williams, Waterman & Patterson 2009), its parts added.
         """
         costs, numbers = self.costs, activation_cost(self.analysis)
-        alone = self.at_widths(lambda w: costs.macs(w) + PER_WEIGHT * costs.params(w) + PER_NUMBER * numbers(w))
-        macs, params, between = self._saved("macs"), self._saved("params"), self._between()
+        alone = self.at_widths(lambda w: costs.macs(w) + PER_WEIGHT * costs.weights(w) + PER_NUMBER * numbers(w))
+        macs, weights, between = self._saved("macs"), self._saved("params"), self._between()
         return lambda chosen: np.asarray(
-            alone(chosen) - macs(chosen) - PER_WEIGHT * params(chosen) + 2 * PER_NUMBER * between(chosen)
+            alone(chosen) - macs(chosen) - PER_WEIGHT * weights(chosen) + 2 * PER_NUMBER * between(chosen)
         )
 
     def at_widths(self, count: Cost) -> Cost:
@@ -65,14 +65,23 @@ class Counts:
         """What the products save at these widths."""
         if not self.products:
             return lambda chosen: np.zeros(chosen.shape[:-1])
-        pairs = product_cost(self.analysis, [one.layer.linear for one in self.products])
-        columns, rows = (np.stack(tables) for tables in zip(*(one.table() for one in self.products), strict=True))
+        pairs, (columns, rows) = self._pairs, self._kept
 
         def saved(chosen: np.ndarray) -> np.ndarray:
             kept = self._at_sizes(columns, chosen), self._at_sizes(rows, chosen)
             return pairs.saved(self._widths(chosen), kept, kind)
 
         return saved
+
+    @cached_property
+    def _pairs(self) -> ProductCost:
+        return product_cost(self.analysis, [one.layer.linear for one in self.products])
+
+    @cached_property
+    def _kept(self) -> tuple[np.ndarray, np.ndarray]:
+        """(P, sizes) what counts for each column, and for each row, of the products' weights."""
+        columns, rows = zip(*(one.table() for one in self.products), strict=True)
+        return np.stack(columns), np.stack(rows)
 
     def _between(self) -> Cost:
         """The numbers that first factors hand to second ones, of one sample."""

@@ -75,9 +75,9 @@ def _exchanged(
 ) -> Widths | None:
     """One group a step wider and another a step narrower: of all that use more of the budget, the likeliest."""
     index = [list(own).index(w) for own, w in zip(candidates, widths.tolist(), strict=True)]
-    open_ = [g for g, score in enumerate(scores) if score is not None]
-    wider = [g for g in open_ if index[g] + 1 < len(candidates[g])]
-    pairs = [(up, down) for up in wider for down in open_ if up != down and index[down] > 0]
+    scored = [g for g, score in enumerate(scores) if score is not None]
+    wider = [g for g in scored if index[g] + 1 < len(candidates[g])]
+    pairs = [(up, down) for up in wider for down in scored if up != down and index[down] > 0]
     trials = np.repeat(widths[None], len(pairs), axis=0)
     for trial, (up, down) in zip(trials, pairs, strict=True):
         trial[up], trial[down] = candidates[up][index[up] + 1], candidates[down][index[down] - 1]

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 from cli_case import tiny_inputs, tiny_model
+from graph_text import Weights, model_from_text
+from removal import analysed
 from test_choose import Case, case
 
+from onnxprune.costs import cost_model
 from onnxprune.counting import PER_NUMBER, PER_WEIGHT, Counts
 from onnxprune.low_rank.factors import Form
 from onnxprune.ranks import WHOLE, Factorable
@@ -43,11 +46,18 @@ def test_a_product_saves_what_its_factors_lack_and_costs_a_value(
 
 
 def test_a_channel_takes_its_weights_and_values_along(tiny: Case, second: Factorable) -> None:
-    weights = 27 + 8 * 9  # of the layer that makes it, and of the one that reads it
-    one = (
-        weights * POSITIONS + (weights + 1) * PER_WEIGHT + 2 * POSITIONS * PER_NUMBER
-    )  # a bias; before and behind Relu
+    weights, values = 27 + 8 * 9, 2  # of the layer that makes it and of the one that reads it; before and behind Relu
+    one = weights * (POSITIONS + PER_WEIGHT) + values * POSITIONS * PER_NUMBER
     assert effort(tiny, second, 8, WHOLE) - effort(tiny, second, 5, WHOLE) == pytest.approx(3 * one, rel=1e-9)
+
+
+def test_tables_and_biases_are_no_weights_that_a_run_reads_whole() -> None:
+    """Only layers' weights count: 9 of the first, 12 of the second, not the 6 of the table nor the bias."""
+    body = "e = Gather (table, i) s = Add (x, e) h = MatMul (s, h_w) r = Relu (h) y = Gemm (r, y_w, y_b)"
+    row = np.array([1], np.int64)
+    weights: Weights = {"table": (2, 3), "i": row, "h_w": (3, 3), "y_w": (3, 4), "y_b": (4,)}
+    costs = cost_model(analysed(model_from_text("(float[N, 3] x) => (float[N, 4] y)", body, weights)).analysis)
+    assert costs.weights(costs.full) == 9 + 12
 
 
 def test_several_choices_are_counted_at_once(tiny: Case, second: Factorable) -> None:

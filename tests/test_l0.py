@@ -125,6 +125,11 @@ def test_width_moves_where_a_threshold_leaves_more_than_a_fiftieth_of_the_budget
     np.testing.assert_array_equal(found, [2, 2, 1])
 
 
+def test_a_group_alone_has_none_to_exchange_with() -> None:
+    found = by_threshold([np.array([3.0, 2.0, 1.0])], [[1, 3]], lambda w: w.sum(-1), 2.5)
+    np.testing.assert_array_equal(found, [1])
+
+
 def test_groups_without_scores_keep_their_width_and_a_budget_out_of_reach_is_refused() -> None:
     found = by_threshold([None, np.array([1.0, 2.0])], [[1, 2, 3], [1, 2]], lambda w: w.sum(-1), 4.0)
     np.testing.assert_array_equal(found, [3, 1])
